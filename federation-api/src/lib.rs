@@ -1,1 +1,17 @@
-//! Placeholder replaced by the first commit of this room.
+//! The contract between Strait's rooms: names, resources, catalog and snapshot values, reasons, and the exchange as a pure
+//! protocol machine.
+//!
+//! Owns every value that crosses from one room to another. Never does I/O and never reads a clock: time is passed in.
+//! Called by controller, gateway, dns and cli, which meet only in these values.
+
+pub mod catalog;
+pub mod control;
+pub mod ids;
+pub mod observation;
+pub mod reason;
+pub mod snapshot;
+
+pub use ids::{
+    ClusterId, Epoch, Hostname, InstanceId, Namespace, PortName, ServiceKey, ServiceName, TrustDomain, Uid,
+};
+pub use reason::Reason;
