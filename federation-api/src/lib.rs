@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod control;
 pub mod ids;
+pub mod names;
 pub mod observation;
 pub mod reason;
 pub mod snapshot;
