@@ -108,6 +108,8 @@ pub enum GatewayRequest {
     JoinDial {
         /// Addresses of the token, at most 16.
         addresses: Vec<GatewayAddress>,
+        /// The trust domain of the token: the server's leaf must be in it.
+        trust_domain: TrustDomain,
         /// The only root to accept.
         root: RootFingerprint,
         /// Bound on the whole attempt.

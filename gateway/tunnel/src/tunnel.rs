@@ -1,0 +1,377 @@
+//! One data connection: opening streams on it, and whether it can be used.
+//!
+//! Owns the permit pool (quinn's `open_bi` waits for ever at the limit without a word), the stream count and the phase. Never drives
+//! the connection: that is the connection task's. Used by proxy through [`crate::Tunnels::to_peer`].
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use strait_federation_api::{Reason, control::VerifiedPeer};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::{
+    codes::varint,
+    error::OpenError,
+    heard::Heard,
+    stream::{RecvHalf, SendHalf},
+};
+
+/// How long an open waits for a free stream: a stream's time-out is 10 s over three attempts, and a full tunnel is better left
+/// for another one soon.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Life of a tunnel as its users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Handshake done, the peer's hello is not here yet.
+    Opening,
+    /// Takes streams.
+    Usable,
+    /// One side is going away or a newer tunnel replaces it: running streams may end.
+    Draining,
+    /// Nothing was heard for too long.
+    Suspect,
+    /// Gone.
+    Closed,
+}
+
+/// Facts that together make the [`Phase`]; kept apart so that a suspect tunnel that is heard again goes back to where it was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Facts {
+    pub(crate) hello: bool,
+    pub(crate) draining: bool,
+    pub(crate) suspect: bool,
+    pub(crate) closed: bool,
+}
+
+impl Facts {
+    const fn phase(self) -> Phase {
+        match self {
+            Self { closed: true, .. } => Phase::Closed,
+            Self { suspect: true, .. } => Phase::Suspect,
+            Self { draining: true, .. } => Phase::Draining,
+            Self { hello: false, .. } => Phase::Opening,
+            _ => Phase::Usable,
+        }
+    }
+}
+
+/// Who is told of streams that a peer opens. Called on the worker that owns the tunnel: must spawn and return.
+pub trait StreamAcceptor: Send + Sync + 'static {
+    /// A stream came; not a byte of it was read.
+    fn accept(&self, tunnel: Arc<Tunnel>, send: SendHalf, recv: RecvHalf);
+}
+
+/// One data connection to a peer's gateway.
+pub struct Tunnel {
+    conn: quinn::Connection,
+    id: u64,
+    worker: u32,
+    peer: VerifiedPeer,
+    dialled: bool,
+    born: Instant,
+    facts: Mutex<Facts>,
+    phase: watch::Sender<Phase>,
+    permits: Arc<Semaphore>,
+    waiting: AtomicU32,
+    in_flight: AtomicU32,
+    opened: AtomicU64,
+    heard: Heard,
+    /// Received packets at the last look, with the time of that look.
+    seen: Mutex<(u64, Instant)>,
+    /// Rung when a stream is opened: a quiet tunnel starts to ping at once.
+    used: Notify,
+    /// Rung when the last stream is gone.
+    idle: Notify,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .field("phase", &*self.phase.borrow())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tunnel {
+    pub(crate) fn new(
+        conn: quinn::Connection,
+        id: u64,
+        worker: u32,
+        peer: VerifiedPeer,
+        dialled: bool,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            conn,
+            id,
+            worker,
+            peer,
+            dialled,
+            born: now,
+            facts: Mutex::default(),
+            phase: watch::Sender::new(Phase::Opening),
+            permits: Arc::new(Semaphore::new(0)),
+            waiting: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
+            opened: AtomicU64::new(0),
+            heard: Heard::new(now),
+            seen: Mutex::new((0, now)),
+            used: Notify::new(),
+            idle: Notify::new(),
+        })
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub const fn peer(&self) -> &VerifiedPeer {
+        &self.peer
+    }
+
+    /// Number of this connection within the process.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The worker that drives it; using it from another worker costs a cross-thread wake.
+    #[must_use]
+    pub const fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    /// We dialled it.
+    #[must_use]
+    pub const fn dialled(&self) -> bool {
+        self.dialled
+    }
+
+    /// Since when it exists.
+    #[must_use]
+    pub const fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// The peer's address now: it may migrate.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        canonical(self.conn.remote_address())
+    }
+
+    /// Smoothed round trip.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.conn.rtt()
+    }
+
+    /// Streams alive, opened by either side.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Opens that wait for a free stream.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How long nothing was heard: never less than the truth.
+    #[must_use]
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        self.look(now);
+        self.heard.silent_for(now)
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Takes streams: hello done, not draining, not suspect, not closed.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.phase() == Phase::Usable
+    }
+
+    /// Opens a stream. Nothing reaches the peer before the first byte is written.
+    ///
+    /// # Errors
+    /// As [`OpenError`]; waits at most one second for a free stream.
+    pub async fn open(self: &Arc<Self>) -> Result<(SendHalf, RecvHalf), OpenError> {
+        match self.phase() {
+            Phase::Usable => {}
+            Phase::Draining => return Err(OpenError::Draining),
+            Phase::Closed => return Err(OpenError::Lost),
+            Phase::Opening | Phase::Suspect => return Err(OpenError::NotUsable),
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        let (permit, (send, recv)) = tokio::time::timeout(OPEN_TIMEOUT, self.open_when_free())
+            .await
+            .map_err(|_| OpenError::Exhausted {
+                waiting: self.waiting().saturating_sub(1),
+            })??;
+        self.used.notify_one();
+        let slot = StreamSlot::new(Arc::clone(self), Some(permit));
+        Ok((SendHalf::new(send, Arc::clone(&slot)), RecvHalf::new(recv, slot)))
+    }
+
+    async fn open_when_free(
+        &self,
+    ) -> Result<(OwnedSemaphorePermit, (quinn::SendStream, quinn::RecvStream)), OpenError> {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| OpenError::Lost)?;
+        // A permit comes back when our halves are gone, the peer's credit one round trip later: this wait is short.
+        let halves = self.conn.open_bi().await.map_err(|_| OpenError::Lost)?;
+        Ok((permit, halves))
+    }
+
+    /// Resolves when the tunnel is suspect or closed, at once if it is already.
+    pub async fn lost(&self) {
+        // The sender lives in `self`: waiting cannot fail.
+        let _ = self
+            .phase
+            .subscribe()
+            .wait_for(|phase| matches!(phase, Phase::Suspect | Phase::Closed))
+            .await;
+    }
+
+    /// Takes in a stream that the peer opened.
+    pub(crate) fn adopt(
+        self: &Arc<Self>,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> (SendHalf, RecvHalf) {
+        let slot = StreamSlot::new(Arc::clone(self), None);
+        (SendHalf::new(send, Arc::clone(&slot)), RecvHalf::new(recv, slot))
+    }
+
+    pub(crate) const fn connection(&self) -> &quinn::Connection {
+        &self.conn
+    }
+
+    /// The peer's hello came: it lets us keep `streams` open at a time.
+    pub(crate) fn hello_done(&self, streams: u32) {
+        self.permits.add_permits(
+            usize::try_from(streams)
+                .unwrap_or(usize::MAX)
+                .min(Semaphore::MAX_PERMITS),
+        );
+        self.change(|facts| facts.hello = true);
+    }
+
+    /// Changes the facts and tells those who wait when the phase changes with them.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Facts)) {
+        let mut facts = self.facts.lock();
+        change(&mut facts);
+        let phase = facts.phase();
+        self.phase
+            .send_if_modified(|held| std::mem::replace(held, phase) != phase);
+        if phase == Phase::Closed {
+            self.permits.close();
+        }
+    }
+
+    pub(crate) fn heard_at(&self, at: Instant) {
+        self.heard.mark(at);
+    }
+
+    /// Compares quinn's count of received packets with the last look: a rise means that something came since then.
+    /// Returns the count.
+    pub(crate) fn look(&self, now: Instant) -> u64 {
+        let count = self.conn.stats().udp_rx.datagrams;
+        let mut seen = self.seen.lock();
+        if count > seen.0 {
+            self.heard.mark(seen.1);
+        }
+        *seen = (count, now);
+        count
+    }
+
+    /// Resolves at the next open.
+    pub(crate) async fn used(&self) {
+        self.used.notified().await;
+    }
+
+    /// Resolves when no stream is left.
+    pub(crate) async fn streams_gone(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.in_flight() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Closes at once; streams on it end with [`crate::StreamError::TunnelLost`].
+    pub(crate) fn close(&self, reason: Reason) {
+        self.change(|facts| facts.closed = true);
+        self.conn.close(varint(reason), reason.name().as_bytes());
+    }
+}
+
+/// Counts one open that waits, also when its future is dropped.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One stream's place in its tunnel, given back when both halves are gone.
+#[derive(Debug)]
+pub(crate) struct StreamSlot {
+    tunnel: Arc<Tunnel>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl StreamSlot {
+    fn new(tunnel: Arc<Tunnel>, permit: Option<OwnedSemaphorePermit>) -> Arc<Self> {
+        tunnel.in_flight.fetch_add(1, Ordering::Relaxed);
+        tunnel.opened.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self {
+            tunnel,
+            _permit: permit,
+        })
+    }
+
+    pub(crate) const fn tunnel(&self) -> &Arc<Tunnel> {
+        &self.tunnel
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        if self.tunnel.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.tunnel.idle.notify_waiters();
+        }
+    }
+}
+
+/// An IPv4 peer on a dual-stack socket, shown as IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
