@@ -11,6 +11,7 @@ pub mod names;
 pub mod observation;
 pub mod reason;
 pub mod snapshot;
+pub mod view;
 
 pub use ids::{
     ClusterId, Epoch, Hostname, InstanceId, Namespace, PortName, ServiceKey, ServiceName, TrustDomain, Uid,
