@@ -45,6 +45,13 @@ impl Snapshot {
             exports: imbl::OrdMap::new(),
         }
     }
+
+    /// Nothing was ever built or restored: [`Snapshot::empty`] says "not known yet", not "there is no service". Real epochs
+    /// start at 1.
+    #[must_use]
+    pub fn is_unset(&self) -> bool {
+        self.epoch == Epoch(0)
+    }
 }
 
 /// `spec.mode` of a Federation.
@@ -121,6 +128,10 @@ pub struct Backend {
     pub locality: Option<Arc<str>>,
     /// Members there; empty unless headless.
     pub members: Vec<BackendMember>,
+    /// Virtual addresses that lead to this cluster only, at most one a family: what its per-cluster name resolves to. Empty
+    /// where none are allotted.
+    #[serde(default)]
+    pub vips: Vec<IpAddr>,
     /// Ports whose requests may be sent twice.
     pub replayable_ports: Vec<u16>,
     /// The peer is out of reach and this is the last word we had.
