@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use strait_federation_api::Reason;
+use strait_trust_bridge::TrustError;
 
 use crate::records::Damage;
 
@@ -32,6 +33,9 @@ pub enum ControllerError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// An identity, bundle, token or proof was refused.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A command was refused.
     #[error("{detail}")]
     Refused {
@@ -53,6 +57,7 @@ impl ControllerError {
             Self::Locked(_) => Reason::StateLocked,
             Self::RecordLost { .. } => Reason::RecordLost,
             Self::Io { .. } | Self::Stopped => Reason::Internal,
+            Self::Trust(error) => error.into(),
             Self::Refused { reason, .. } => *reason,
         }
     }

@@ -7,7 +7,6 @@
 pub mod cache;
 pub mod clock;
 mod error;
-mod reasons;
 pub mod records;
 pub mod vip;
 

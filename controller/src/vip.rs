@@ -52,12 +52,12 @@ impl fmt::Display for Owner {
 /// An inclusive range of addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct VipRange {
+pub struct Range {
     base: IpAddr,
     prefix: u8,
 }
 
-impl VipRange {
+impl Range {
     /// Family of the addresses.
     #[must_use]
     pub const fn family(&self) -> IpFamily {
@@ -120,7 +120,7 @@ fn to_bits(ip: IpAddr) -> u128 {
     }
 }
 
-impl FromStr for VipRange {
+impl FromStr for Range {
     type Err = &'static str;
 
     /// Reads CIDR notation whose host bits are zero.
@@ -141,21 +141,21 @@ impl FromStr for VipRange {
     }
 }
 
-impl TryFrom<String> for VipRange {
+impl TryFrom<String> for Range {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
     }
 }
 
-impl fmt::Display for VipRange {
+impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)
     }
 }
 
-impl From<VipRange> for String {
-    fn from(range: VipRange) -> Self {
+impl From<Range> for String {
+    fn from(range: Range) -> Self {
         range.to_string()
     }
 }
@@ -191,7 +191,7 @@ pub struct Settled {
 impl VipTable {
     /// Gives every wanted owner its address, releases the others', and forgets what rested long enough. A wanted family without a
     /// range is skipped: nothing is exhausted, that family is just not served.
-    pub fn settle(&mut self, wanted: &BTreeSet<(Owner, IpFamily)>, ranges: &[VipRange], now: u64) -> Settled {
+    pub fn settle(&mut self, wanted: &BTreeSet<(Owner, IpFamily)>, ranges: &[Range], now: u64) -> Settled {
         let before = self.clone();
         self.release(wanted, ranges, now);
         let held: BTreeSet<_> = self.in_use().collect();
@@ -245,7 +245,7 @@ impl VipTable {
         live.map(|(ip, given)| (given.owner.clone(), IpFamily::of(*ip)))
     }
 
-    fn release(&mut self, wanted: &BTreeSet<(Owner, IpFamily)>, ranges: &[VipRange], now: u64) {
+    fn release(&mut self, wanted: &BTreeSet<(Owner, IpFamily)>, ranges: &[Range], now: u64) {
         self.given.retain(|ip, given| {
             if !ranges.iter().any(|range| range.contains(*ip)) {
                 return false;
@@ -274,7 +274,7 @@ impl VipTable {
 
     /// A free address: from the owner's hash onwards, so that two clusters and a lost record tend to agree; else the one that has
     /// rested longest.
-    fn find(&self, owner: &Owner, range: VipRange, now: u64) -> Option<IpAddr> {
+    fn find(&self, owner: &Owner, range: Range, now: u64) -> Option<IpAddr> {
         let span = range.usable();
         let start = hash(owner) % span;
         let fresh = (0..span.min(PROBE_MAX))
@@ -306,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    fn range(text: &str) -> VipRange {
+    fn range(text: &str) -> Range {
         text.parse().unwrap()
     }
 
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(range("fd00::/64").family(), IpFamily::V6);
         assert!(range("::/0").usable() > 1 << 100);
         for bad in ["127.64.0.0", "127.64.0.1/16", "127.0.0.0/33", "x/8", "1.2.3.0/x"] {
-            assert!(bad.parse::<VipRange>().is_err(), "{bad}");
+            assert!(bad.parse::<Range>().is_err(), "{bad}");
         }
         let small = range("10.0.0.0/30");
         assert!(small.contains("10.0.0.1".parse().unwrap()) && small.contains("10.0.0.2".parse().unwrap()));
@@ -365,7 +365,7 @@ mod tests {
         let lost = settled.exhausted.first().unwrap().clone();
         let others: BTreeSet<_> = wanted([1, 2, 3]).into_iter().filter(|key| *key != lost).collect();
         let kept = others.first().unwrap().clone();
-        let now: BTreeSet<_> = [kept.clone(), lost.clone()].into();
+        let now: BTreeSet<_> = [kept, lost.clone()].into();
         assert_eq!(
             table.settle(&now, &ranges, 100).exhausted.len(),
             1,

@@ -11,6 +11,7 @@ pub mod names;
 pub mod observation;
 pub mod reason;
 pub mod snapshot;
+mod trust_reason;
 pub mod view;
 
 pub use ids::{

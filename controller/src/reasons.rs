@@ -1,2 +1,0 @@
-//! How errors of trust-bridge read as reasons.
-use strait_federation_api::Reason;
