@@ -15,13 +15,19 @@ mod fingerprint;
 mod leaf;
 mod macros;
 mod secret;
+mod signer_chain;
 mod spiffe_id;
 mod store;
 mod tls_verifiers;
+mod token;
 mod verify;
 mod view;
+mod wire;
 mod x509;
 
+pub mod envelope;
+pub mod invite;
+pub mod join;
 pub mod rotation;
 pub mod spiffe_json;
 #[cfg(any(test, feature = "testing"))]
@@ -37,8 +43,10 @@ pub use leaf::{
     BACKDATE, DEFAULT_LEAF_TTL, GatewayKey, IssuedLeaf, LeafRequest, MAX_LEAF_TTL, MIN_LEAF_TTL, renew_at,
 };
 pub use secret::SecretPem;
+pub use signer_chain::{VerifiedSigner, verify_signer_chain};
 pub use spiffe_id::{InstanceId, MAX_INSTANCE_ID, MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, TrustDomain};
 pub use store::{OwnIdentity, TrustStore};
+pub use token::{Address, InviteId, JoinToken, MAX_ADDRESSES, SECRET_LEN};
 pub use verify::{RootPin, VerifiedChain, claimed_id, reverify_roots, verify_chain, verify_with_pin};
 pub use view::{PeerTrust, TrustView, VerifiedPeer};
 pub use x509::{MAX_CERTIFICATE, MAX_CHAIN};

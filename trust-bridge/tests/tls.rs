@@ -1,5 +1,5 @@
 //! Real rustls handshakes with the configurations of this room.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
