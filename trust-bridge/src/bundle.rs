@@ -117,7 +117,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Makes a bundle. A root that is there twice is kept once.
+    /// Makes a bundle. A root that is there twice is kept once; the order of roots means nothing.
     ///
     /// # Errors
     /// [`TrustError::BundleTooLarge`], or [`TrustError::RemovedRootListed`].
@@ -139,6 +139,8 @@ impl Bundle {
                 kept.push(root);
             }
         }
+        // One order, whatever a rotation does, so that equal bundles are equal.
+        kept.sort_by_key(Root::fingerprint);
         Ok(Self {
             trust_domain,
             sequence,

@@ -13,7 +13,9 @@ use crate::bundle::{DEFAULT_REFRESH_HINT, Root};
 use crate::ca_keys::{RootSet, read_cert};
 use crate::leaf::{IssuedLeaf, LeafRequest, MAX_LEAF_TTL, MIN_LEAF_TTL};
 use crate::rotation::{Facts, Rotation, Step};
-use crate::{Bundle, ClusterId, InstanceId, KeyHash, SpiffeId, TrustDomain, TrustError};
+use crate::{
+    Bundle, ClusterId, InstanceId, KeyHash, RootFingerprint, RootPin, SpiffeId, TrustDomain, TrustError,
+};
 
 /// Version of the stored form.
 const RECORD_VERSION: u8 = 1;
@@ -102,6 +104,18 @@ impl CaRecord {
             roots,
             self.rotation.removed().clone(),
         )
+    }
+
+    /// What an invite of this cluster pins: the root that issues now.
+    ///
+    /// # Errors
+    /// [`TrustError::DamagedRecord`].
+    pub fn pin(&self) -> Result<RootPin, TrustError> {
+        let root = RootFingerprint::of_der(&self.current()?.root_der()?);
+        Ok(RootPin {
+            trust_domain: self.trust_domain.clone(),
+            root,
+        })
     }
 
     /// Issues a gateway's leaf. The issuer alone decides what is in it.

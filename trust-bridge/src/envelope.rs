@@ -104,9 +104,17 @@ fn read_fields<'a>(reader: &mut Reader<'a>) -> Option<Fields<'a>> {
 /// # Errors
 /// [`TrustError::DamagedRecord`], [`TrustError::Crypto`].
 pub fn seal(ca: &CaRecord) -> Result<Vec<u8>, TrustError> {
-    let payload = encode_payload(&ca.bundle()?);
-    let signature = ca.sign(&signed_bytes(&payload))?;
-    Ok(encode_envelope(&payload, &ca.signing_chain()?, &signature))
+    seal_payload(ca, &encode_payload(&ca.bundle()?), &ca.signing_chain()?)
+}
+
+/// Signs a payload with the CA's issuing key and puts `chain` beside it.
+pub(crate) fn seal_payload(
+    ca: &CaRecord,
+    payload: &[u8],
+    chain: &[CertificateDer<'_>],
+) -> Result<Vec<u8>, TrustError> {
+    let signature = ca.sign(&signed_bytes(payload))?;
+    Ok(encode_envelope(payload, chain, &signature))
 }
 
 fn encode_envelope(payload: &[u8], chain: &[CertificateDer<'_>], signature: &[u8]) -> Vec<u8> {

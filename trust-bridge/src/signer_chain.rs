@@ -3,11 +3,11 @@
 //! Owns the check that a CA key stands under a root we hold. Unlike a gateway's chain there is no leaf in it, so no leaf can ever
 //! sign. The order is fixed (each certificate is signed by the next, the last by a root), so no path has to be searched.
 
-use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::bundle::Root;
 use crate::verify::{check_removed, check_signer};
-use crate::x509::{Parsed, check_count};
+use crate::x509::{Parsed, check_count, verify_p256};
 use crate::{Bundle, KeyHash, RootFingerprint, TrustError};
 
 /// A CA key whose chain was verified.
@@ -26,10 +26,11 @@ impl VerifiedSigner {
     /// # Errors
     /// [`TrustError::BadSignature`].
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), TrustError> {
-        let spki = SubjectPublicKeyInfoDer::from(self.spki.as_slice());
-        webpki::RawPublicKeyEntity::try_from(&spki)
-            .and_then(|key| key.verify_signature(webpki::aws_lc_rs::ECDSA_P256_SHA256, message, signature))
-            .map_err(|_| TrustError::BadSignature)
+        if verify_p256(&self.spki, message, signature) {
+            Ok(())
+        } else {
+            Err(TrustError::BadSignature)
+        }
     }
 }
 
@@ -48,6 +49,7 @@ pub fn verify_signer_chain(
         .iter()
         .map(|der| Parsed::parse(der))
         .collect::<Result<Vec<_>, _>>()?;
+    chain.iter().try_for_each(check_form)?;
     certs.iter().try_for_each(check_signer)?;
     check_removed(&certs, bundle)?;
     for (below, cert) in certs.iter().enumerate() {
@@ -66,6 +68,13 @@ pub fn verify_signer_chain(
         }
     }
     Err(TrustError::UnknownIssuer(bundle.trust_domain().clone()))
+}
+
+/// webpki's parser is the stricter one: it also holds the two signature algorithms of a certificate against each other.
+fn check_form(der: &CertificateDer<'_>) -> Result<(), TrustError> {
+    webpki::EndEntityCert::try_from(der)
+        .map(drop)
+        .map_err(|e| TrustError::MalformedCertificate(e.to_string()))
 }
 
 /// `below` is the number of signing certificates between this one and a leaf: what pathLen counts.

@@ -344,6 +344,27 @@ pub fn signer_cert(
     (sign(&params, &pair, signer), pair, params)
 }
 
+/// A signing certificate below the CA's issuing certificate, which allows none, and the chain above it.
+#[must_use]
+pub fn signer_below_issuing(
+    ca: &CaRecord,
+    now: UnixTime,
+) -> (CertificateDer<'static>, Vec<CertificateDer<'static>>) {
+    let issuing = ca
+        .current()
+        .expect("current root")
+        .issuing_signer()
+        .expect("issuing");
+    let (sub, _, _) = signer_cert(ca.trust_domain(), &issuing, now, |_| {});
+    (sub, ca.signing_chain().expect("chain"))
+}
+
+/// A bundle update of any content, signed by a CA, with any chain beside it.
+#[must_use]
+pub fn seal_with(ca: &CaRecord, payload: &[u8], chain: &[CertificateDer<'_>]) -> Vec<u8> {
+    crate::envelope::seal_payload(ca, payload, chain).expect("update")
+}
+
 /// Signs `params` for `pair`.
 #[must_use]
 pub fn sign(

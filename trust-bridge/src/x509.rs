@@ -2,7 +2,7 @@
 //!
 //! Owns the reading of certificates with bounds, and turns extensions into plain answers. Decides nothing about trust.
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, KeyUsage};
 use x509_parser::prelude::FromDer;
@@ -106,16 +106,28 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// Whether `signer` is named as the issuer and its key made the signature.
+    /// Whether `signer` is named as the issuer and its ECDSA P-256 key, the only kind of our CAs, made the signature.
     pub(crate) fn is_signed_by(&self, signer: &Parsed<'_>) -> bool {
         self.cert.issuer().as_raw() == signer.cert.subject().as_raw()
-            && self.cert.verify_signature(Some(signer.cert.public_key())).is_ok()
+            && verify_p256(
+                signer.spki(),
+                self.cert.tbs_certificate.as_ref(),
+                &self.cert.signature_value.data,
+            )
     }
 
     /// The parsed public key.
     pub(crate) fn public_key(&self) -> Option<x509_parser::public_key::PublicKey<'_>> {
         self.cert.public_key().parsed().ok()
     }
+}
+
+/// Whether `signature` (ASN.1) over `message` is of the ECDSA P-256 key `spki`, with SHA-256.
+pub(crate) fn verify_p256(spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    webpki::RawPublicKeyEntity::try_from(&SubjectPublicKeyInfoDer::from(spki)).is_ok_and(|key| {
+        key.verify_signature(webpki::aws_lc_rs::ECDSA_P256_SHA256, message, signature)
+            .is_ok()
+    })
 }
 
 /// A validity in Unix seconds, both ends included (RFC 5280, 4.1.2.5).

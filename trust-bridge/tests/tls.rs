@@ -25,11 +25,7 @@ fn open() -> JoinGate {
 }
 
 fn pin(cluster: &TestCluster) -> RootPin {
-    let bundle = cluster.ca.bundle().unwrap();
-    RootPin {
-        trust_domain: cluster.domain().clone(),
-        root: bundle.roots()[0].fingerprint(),
-    }
+    cluster.ca.pin().unwrap()
 }
 
 /// Dials from `from` to `to`, pinned to `to`'s domain; the places and codes of the refusals.
