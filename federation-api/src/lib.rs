@@ -7,9 +7,11 @@
 pub mod catalog;
 pub mod control;
 pub mod ids;
+pub mod manifest;
 pub mod names;
 pub mod observation;
 pub mod reason;
+pub mod resources;
 pub mod snapshot;
 mod trust_reason;
 pub mod view;

@@ -1,0 +1,1 @@
+//! Edits of manifest text that leave every other byte alone.

@@ -1,0 +1,499 @@
+//! Loading: texts in, resources and findings out.
+//!
+//! Owns which kinds there are and how one document becomes one object. Called by the sources of the controller, `validate` and
+//! tests.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
+
+use super::{
+    ErrorCode, Finding, MAX_FINDINGS_PER_DOCUMENT, ObjectId, Origin, ResourceSet, SliceKey, check, check_core,
+    de::{self, Problem, suggestion},
+    node::{self, FieldPath, Node, Place},
+};
+use crate::{
+    ids::{ClusterId, Namespace, ServiceKey, ServiceName},
+    resources::{
+        Cluster, EndpointSlice, Federation, FederationName, FederationSpec, MCS_GROUP, Meta, STRAIT_API_VERSION,
+        Service, ServiceExport,
+        cluster::ClusterSpec,
+        core::{SERVICE_NAME_LABEL, ServiceSpec, SliceSpec},
+        mcs::ServiceExportSpec,
+        values::shown,
+    },
+};
+
+/// What a load found.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Every object that is valid by itself. Act on it only when `errors` is empty.
+    pub resources: ResourceSet,
+    /// What must be corrected, in order of place.
+    pub errors: Vec<Finding>,
+    /// What works but is probably not meant, in order of place.
+    pub warnings: Vec<Finding>,
+    /// Where each object stands.
+    pub origins: BTreeMap<ObjectId, Origin>,
+}
+
+/// Loads manifests: `(name of the file, its text)` each. Never fails as a whole: every mistake is a finding with its place.
+///
+/// Text that is valid by itself is kept even when other text is not, so that findings do not follow from findings; a caller must
+/// not act on the resources while there are errors.
+#[must_use]
+pub fn load<P: AsRef<str>, T: AsRef<str>>(files: &[(P, T)]) -> Loaded {
+    let mut loader = Loader::default();
+    for (path, text) in files {
+        loader.file(path.as_ref(), text.as_ref());
+    }
+    check::all(&mut loader);
+    loader.finish()
+}
+
+/// An object's document: where findings about it point to.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    file: Arc<str>,
+    /// Root of the document.
+    root: Arc<Node>,
+    /// Where the object stands within: empty unless it is an item of a list.
+    base: FieldPath,
+    id: Option<ObjectId>,
+}
+
+/// Collects what the documents say.
+#[derive(Default)]
+pub(super) struct Loader {
+    pub(super) set: ResourceSet,
+    errors: Vec<Finding>,
+    warnings: Vec<Finding>,
+    sources: BTreeMap<ObjectId, Source>,
+    /// Objects that exist but could not be read: nothing is said about their absence.
+    broken: BTreeSet<ObjectId>,
+    first_file: Option<Arc<str>>,
+    /// A Cluster document exists, valid or not.
+    pub(super) has_cluster: bool,
+}
+
+impl Loader {
+    fn file(&mut self, path: &str, text: &str) {
+        let file: Arc<str> = path.into();
+        self.first_file.get_or_insert_with(|| Arc::clone(&file));
+        let (docs, problems) = node::parse(text);
+        for p in problems {
+            self.errors.push(Finding {
+                file: Arc::clone(&file),
+                line: p.place.line,
+                column: p.place.column,
+                code: p.code,
+                object: None,
+                field: String::new(),
+                problem: p.problem,
+                fix: p.fix,
+            });
+        }
+        for root in docs {
+            let source = Source {
+                file: Arc::clone(&file),
+                root: Arc::clone(&root),
+                base: FieldPath::default(),
+                id: None,
+            };
+            self.document(source, &root);
+        }
+    }
+
+    /// One document, or one item of a list.
+    fn document(&mut self, mut source: Source, node: &Node) {
+        let (Some(api), Some(kind)) = (
+            node.get("apiVersion").and_then(Node::text),
+            node.get("kind").and_then(Node::text),
+        ) else {
+            let fix = "begin each document with apiVersion, kind and metadata";
+            return self.error_at(&source, "", ErrorCode::NotAnObject, "is not a resource with apiVersion and kind", fix);
+        };
+        if api == "v1" && kind.ends_with("List") || kind == "EndpointSliceList" {
+            return self.items(&source, node);
+        }
+        let name = node.get("metadata").and_then(|m| m.get("name")).and_then(Node::text);
+        let namespace = node.get("metadata").and_then(|m| m.get("namespace")).and_then(Node::text);
+        let Some(reader) = self.reader(&source, api, kind) else { return };
+        let id = name.map(|n| match reader {
+            Reader::Cluster | Reader::Federation => ObjectId::new(kind, n),
+            Reader::Export | Reader::Service | Reader::Slice => {
+                ObjectId::new(kind, format_args!("{}/{n}", namespace.unwrap_or(DEFAULT_NAMESPACE)))
+            }
+        });
+        source.id.clone_from(&id);
+        self.has_cluster |= matches!(reader, Reader::Cluster);
+        let taken = id.as_ref().and_then(|id| self.sources.get(id)).map(|first| {
+            let line = first.root.place_of(&first.base).line;
+            format!("is defined before, in {} on line {line}", first.file)
+        });
+        if let Some(problem) = taken {
+            return self.error_at(&source, "metadata.name", ErrorCode::DuplicateObject, problem, "remove one of the two");
+        }
+        if let Some(id) = &id {
+            self.sources.insert(id.clone(), source.clone());
+        }
+        let read = match reader {
+            Reader::Cluster => self.cluster(&source, node),
+            Reader::Federation => self.federation(&source, node),
+            Reader::Export => self.export(&source, node),
+            Reader::Service => self.service(&source, node),
+            Reader::Slice => self.slice(&source, node),
+        };
+        if let (None, Some(id)) = (read, id) {
+            self.broken.insert(id);
+        }
+    }
+
+    fn items(&mut self, source: &Source, list: &Node) {
+        let Some(items) = list.get("items") else { return };
+        for (i, item) in items.items().iter().enumerate() {
+            let source = Source {
+                base: FieldPath::of("items").index(i),
+                ..source.clone()
+            };
+            self.document(source, item);
+        }
+    }
+
+    /// How to read a kind, or the reason why not.
+    fn reader(&mut self, source: &Source, api: &str, kind: &str) -> Option<Reader> {
+        let group = api.split_once('/').map_or("", |(g, _)| g);
+        let (reader, versions): (_, &[&str]) = match kind {
+            "Cluster" if group != "strait.dev" && !group.is_empty() => return self.unknown_kind(source, api, kind),
+            "Cluster" => (Reader::Cluster, &[STRAIT_API_VERSION]),
+            "Federation" => (Reader::Federation, &[STRAIT_API_VERSION]),
+            "ServiceExport" => (Reader::Export, MCS_VERSIONS),
+            "Service" => (Reader::Service, &["v1"]),
+            "EndpointSlice" => (Reader::Slice, &["discovery.k8s.io/v1"]),
+            "ServiceImport" if group == MCS_GROUP => {
+                let problem = "a ServiceImport is written by Strait, never read";
+                let fix = "remove it, and allow the service in spec.imports of a Federation";
+                self.error_at(source, "kind", ErrorCode::OutputOnly, problem, fix);
+                return None;
+            }
+            _ => return self.unknown_kind(source, api, kind),
+        };
+        if versions.contains(&api) {
+            return Some(reader);
+        }
+        let fix = format!("write apiVersion: {}", versions.first().copied().unwrap_or_default());
+        let problem = format!("{} is not a version of {kind}", shown(api));
+        self.error_at(source, "apiVersion", ErrorCode::UnsupportedVersion, problem, fix);
+        None
+    }
+
+    fn unknown_kind(&mut self, source: &Source, api: &str, kind: &str) -> Option<Reader> {
+        let hint = suggestion(kind, KINDS);
+        let problem = format!("{} of {} is not a kind Strait reads{hint}", shown(kind), shown(api));
+        let fix = format!("use one of {}, or keep this document elsewhere", KINDS.join(", "));
+        self.error_at(source, "kind", ErrorCode::UnknownKind, problem, fix);
+        None
+    }
+
+    fn cluster(&mut self, source: &Source, node: &Node) -> Option<()> {
+        let doc: Document<ClusterSpec> = self.read(source, node, true)?;
+        let id = self.name(source, &doc.metadata, ClusterId::parse)?;
+        self.not_namespaced(source, &doc.metadata);
+        let cluster = Cluster {
+            id,
+            spec: doc.spec.unwrap_or_default(),
+        };
+        if let Some(first) = &self.set.cluster {
+            let problem = format!("this folder already describes the cluster {}", first.id);
+            let fix = "keep one Cluster: a process is one cluster";
+            self.error_at(source, "metadata.name", ErrorCode::SecondCluster, problem, fix);
+            return Some(());
+        }
+        self.set.cluster = Some(cluster);
+        Some(())
+    }
+
+    fn federation(&mut self, source: &Source, node: &Node) -> Option<()> {
+        let doc: Required<FederationSpec> = self.read(source, node, true)?;
+        let name = self.name(source, &doc.metadata, FederationName::parse)?;
+        self.not_namespaced(source, &doc.metadata);
+        let federation = Federation {
+            name: name.clone(),
+            spec: doc.spec,
+        };
+        self.set.federations.insert(name, federation);
+        Some(())
+    }
+
+    fn export(&mut self, source: &Source, node: &Node) -> Option<()> {
+        let doc: Document<ServiceExportSpec> = self.read(source, node, true)?;
+        let key = self.key(source, &doc.metadata)?;
+        let (health, replayable_ports) = check_core::annotations(self, source, &doc.metadata.annotations)?;
+        let export = ServiceExport {
+            key: key.clone(),
+            spec: doc.spec.unwrap_or_default(),
+            health,
+            replayable_ports,
+        };
+        self.set.service_exports.insert(key, export);
+        Some(())
+    }
+
+    fn service(&mut self, source: &Source, node: &Node) -> Option<()> {
+        let doc: Required<ServiceSpec> = self.read(source, node, false)?;
+        let key = self.key(source, &doc.metadata)?;
+        let service = Service {
+            key: key.clone(),
+            spec: doc.spec,
+        };
+        self.set.services.insert(key, service);
+        Some(())
+    }
+
+    fn slice(&mut self, source: &Source, node: &Node) -> Option<()> {
+        let spec: Option<SliceSpec> = self.read(source, node, false);
+        let doc: Document<IgnoredAny> = self.read(source, node, false)?;
+        let name = self.name(source, &doc.metadata, |n| FederationName::parse(n))?;
+        let namespace = self.namespace(source, &doc.metadata)?;
+        let Some(label) = doc.metadata.labels.get(SERVICE_NAME_LABEL) else {
+            let problem = format!("the label {SERVICE_NAME_LABEL} is missing");
+            let fix = format!("add {SERVICE_NAME_LABEL}: NAME-OF-THE-SERVICE to metadata.labels");
+            self.error_at(source, "metadata.labels", ErrorCode::SliceLabelMissing, problem, fix);
+            return None;
+        };
+        let service = match ServiceName::parse(label) {
+            Ok(s) => s,
+            Err(e) => {
+                let path = FieldPath::of("metadata.labels").key(SERVICE_NAME_LABEL);
+                self.error(source, &path, ErrorCode::BadName, format!("{} {e}", shown(label)), "name the Service");
+                return None;
+            }
+        };
+        let slice = EndpointSlice {
+            namespace: namespace.clone(),
+            name: name.as_str().into(),
+            service,
+            spec: spec?,
+        };
+        let key = SliceKey {
+            namespace,
+            name: Arc::clone(&slice.name),
+        };
+        self.set.slices.insert(key, slice);
+        Some(())
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, source: &Source, node: &Node, strict: bool) -> Option<T> {
+        let mut problems = Vec::new();
+        let value = de::read(node, &FieldPath::default(), strict, &mut problems);
+        problems.sort();
+        problems.dedup();
+        for Problem {
+            path,
+            code,
+            problem,
+            fix,
+        } in problems.into_iter().take(MAX_FINDINGS_PER_DOCUMENT)
+        {
+            self.error(source, &path, code, problem, fix);
+        }
+        value
+    }
+
+    fn name<N, E: std::fmt::Display>(
+        &mut self,
+        source: &Source,
+        meta: &Meta,
+        parse: impl Fn(&str) -> Result<N, E>,
+    ) -> Option<N> {
+        if meta.name.is_empty() {
+            self.error_at(source, "metadata.name", ErrorCode::MissingField, "is required", "add metadata.name");
+            return None;
+        }
+        match parse(&meta.name) {
+            Ok(name) => Some(name),
+            Err(_) => {
+                let problem = format!("{} cannot be the name of this kind", shown(&meta.name));
+                let fix = "use lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit";
+                self.error_at(source, "metadata.name", ErrorCode::BadName, problem, fix);
+                None
+            }
+        }
+    }
+
+    fn namespace(&mut self, source: &Source, meta: &Meta) -> Option<Namespace> {
+        let text = meta.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        match Namespace::parse(text) {
+            Ok(ns) => Some(ns),
+            Err(e) => {
+                let problem = format!("{} {e}", shown(text));
+                self.error_at(source, "metadata.namespace", ErrorCode::BadName, problem, "use the name of a namespace");
+                None
+            }
+        }
+    }
+
+    fn key(&mut self, source: &Source, meta: &Meta) -> Option<ServiceKey> {
+        let namespace = self.namespace(source, meta);
+        let name = self.name(source, meta, ServiceName::parse)?;
+        Some(ServiceKey {
+            namespace: namespace?,
+            name,
+        })
+    }
+
+    fn not_namespaced(&mut self, source: &Source, meta: &Meta) {
+        if meta.namespace.is_some() {
+            let problem = "this kind has no namespace";
+            self.error_at(source, "metadata.namespace", ErrorCode::NotNamespaced, problem, "remove it");
+        }
+    }
+
+    // Findings.
+
+    fn finding(
+        &self,
+        source: &Source,
+        path: &FieldPath,
+        code: ErrorCode,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Finding {
+        let full = source.base.join(path);
+        let Place { line, column } = source.root.place_of(&full);
+        Finding {
+            file: Arc::clone(&source.file),
+            line,
+            column,
+            code,
+            object: source.id.as_ref().map(ToString::to_string),
+            field: full.to_string(),
+            problem: problem.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub(super) fn error(
+        &mut self,
+        source: &Source,
+        path: &FieldPath,
+        code: ErrorCode,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let finding = self.finding(source, path, code, problem, fix);
+        self.errors.push(finding);
+    }
+
+    pub(super) fn error_at(
+        &mut self,
+        source: &Source,
+        path: &str,
+        code: ErrorCode,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.error(source, &FieldPath::of(path), code, problem, fix);
+    }
+
+    pub(super) fn warn_at(
+        &mut self,
+        source: &Source,
+        path: &str,
+        code: ErrorCode,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let finding = self.finding(source, &FieldPath::of(path), code, problem, fix);
+        self.warnings.push(finding);
+    }
+
+    /// A finding about the whole set.
+    pub(super) fn error_without_place(&mut self, code: ErrorCode, problem: &str, fix: &str) {
+        self.errors.push(Finding {
+            file: self.first_file.clone().unwrap_or_else(|| "".into()),
+            line: 0,
+            column: 0,
+            code,
+            object: None,
+            field: String::new(),
+            problem: problem.to_owned(),
+            fix: fix.to_owned(),
+        });
+    }
+
+    pub(super) fn source(&self, kind: &str, name: impl std::fmt::Display) -> Option<Source> {
+        self.sources.get(&ObjectId::new(kind, name)).cloned()
+    }
+
+    /// An object of this name exists but could not be read.
+    pub(super) fn is_broken(&self, kind: &str, name: impl std::fmt::Display) -> bool {
+        self.broken.contains(&ObjectId::new(kind, name))
+    }
+
+    fn finish(mut self) -> Loaded {
+        self.errors.sort();
+        self.warnings.sort();
+        let origins = self.sources.into_iter().map(|(id, s)| {
+            let line = s.root.place_of(&s.base).line;
+            let origin = Origin { file: s.file, line };
+            (id, origin)
+        });
+        Loaded {
+            resources: self.set,
+            errors: self.errors,
+            warnings: self.warnings,
+            origins: origins.collect(),
+        }
+    }
+}
+
+/// The namespace of namespaced objects that name none, as kubectl has it.
+const DEFAULT_NAMESPACE: &str = "default";
+/// Kinds that are read.
+const KINDS: &[&str] = &["Cluster", "Federation", "ServiceExport", "Service", "EndpointSlice"];
+/// Versions of the Multi-Cluster Services API, all with the same schema.
+const MCS_VERSIONS: &[&str] = &["multicluster.x-k8s.io/v1beta1", "multicluster.x-k8s.io/v1alpha1"];
+
+#[derive(Clone, Copy)]
+enum Reader {
+    Cluster,
+    Federation,
+    Export,
+    Service,
+    Slice,
+}
+
+/// A document whose spec may be left out.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    #[serde(default)]
+    metadata: Meta,
+    #[serde(default = "Option::default")]
+    spec: Option<S>,
+    #[serde(default, rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+/// A document that must have a spec.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Required<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    #[serde(default)]
+    metadata: Meta,
+    spec: S,
+    #[serde(default, rename = "status")]
+    _status: Option<IgnoredAny>,
+}
