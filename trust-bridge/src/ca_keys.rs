@@ -124,7 +124,7 @@ impl RootSet {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         let leaf = params
-            .signed_by(&request.spki, &issuer(&self.issuing, &self.issuing_key)?)
+            .signed_by(&request.spki, &self.issuing_signer()?)
             .map_err(crypto)?;
         Ok(leaf.into())
     }

@@ -117,7 +117,7 @@ impl Rotation {
     }
 
     /// The roots of the present bundle, the issuing one first.
-    pub fn published(&self) -> impl Iterator<Item = KeyHash> {
+    pub fn published(&self) -> impl Iterator<Item = KeyHash> + use<> {
         [Some(self.current), self.next, self.previous]
             .into_iter()
             .flatten()
