@@ -7,7 +7,10 @@
 pub mod cache;
 pub mod clock;
 mod error;
+mod join;
 pub mod records;
+pub mod source;
+mod trust;
 pub mod vip;
 
 pub use error::ControllerError;
