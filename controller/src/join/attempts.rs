@@ -69,7 +69,9 @@ mod tests {
     #[test]
     fn one_network_of_v6_is_one_source() {
         let attempts = Attempts::new();
-        let allowed = (0..50).filter(|n| attempts.allow(at(&format!("2001:db8::{n:x}")))).count();
+        let allowed = (0..50)
+            .filter(|n| attempts.allow(at(&format!("2001:db8::{n:x}"))))
+            .count();
         assert_eq!(allowed, 10);
         assert!(attempts.allow(at("2001:db8:0:1::1")));
         assert!(!attempts.allow(at("2001:db8::ffff")));

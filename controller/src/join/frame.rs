@@ -37,18 +37,24 @@ pub(super) enum SessionError {
 /// Sends one message.
 pub(super) async fn send(io: &mut (dyn ByteStream + '_), message: &JoinMessage) -> Result<(), SessionError> {
     let body = message.encode();
-    let length = u32::try_from(body.len()).map_err(|_| TrustError::MalformedEnvelope("a join message is too long"))?;
+    let length =
+        u32::try_from(body.len()).map_err(|_| TrustError::MalformedEnvelope("a join message is too long"))?;
     let write = async {
         io.write_all(&length.to_be_bytes()).await?;
         io.write_all(&body).await?;
         io.flush().await
     };
-    timeout(MESSAGE_TIMEOUT, write).await.map_err(|_| SessionError::Silent)?.map_err(Into::into)
+    timeout(MESSAGE_TIMEOUT, write)
+        .await
+        .map_err(|_| SessionError::Silent)?
+        .map_err(Into::into)
 }
 
 /// Receives one message.
 pub(super) async fn receive(io: &mut (dyn ByteStream + '_)) -> Result<JoinMessage, SessionError> {
-    timeout(MESSAGE_TIMEOUT, read(io)).await.map_err(|_| SessionError::Silent)?
+    timeout(MESSAGE_TIMEOUT, read(io))
+        .await
+        .map_err(|_| SessionError::Silent)?
 }
 
 async fn read(io: &mut (dyn ByteStream + '_)) -> Result<JoinMessage, SessionError> {

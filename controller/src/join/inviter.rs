@@ -5,9 +5,8 @@
 
 use strait_federation_api::control::JoinStream;
 use strait_trust_bridge::{
-    TrustError,
+    InviteId, TrustError,
     join::{Exporter, JoinMessage, JoinRequest, PROOF_LEN},
-    InviteId,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -41,7 +40,11 @@ pub(crate) async fn serve(mut stream: JoinStream, desk: &impl JoinDesk) -> Resul
     }
 }
 
-async fn session(stream: &mut JoinStream, exporter: Exporter, desk: &impl JoinDesk) -> Result<(), SessionError> {
+async fn session(
+    stream: &mut JoinStream,
+    exporter: Exporter,
+    desk: &impl JoinDesk,
+) -> Result<(), SessionError> {
     let JoinMessage::Hello(invite) = receive(&mut *stream.io).await? else {
         return Err(out_of_order());
     };

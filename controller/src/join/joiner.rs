@@ -4,9 +4,8 @@
 
 use strait_federation_api::{Reason, control::JoinStream};
 use strait_trust_bridge::{
-    TrustError,
+    InviteId, TrustError,
     join::{Exporter, JoinMessage, JoinRequest, PROOF_LEN},
-    InviteId,
 };
 
 use super::frame::{SessionError, receive, send};
@@ -14,7 +13,11 @@ use super::frame::{SessionError, receive, send};
 /// Who answers for our side: the engine, with the join record and the CA.
 pub(crate) trait JoinerDesk: Send + Sync {
     /// Our request for an offer.
-    fn answer(&self, offer: Vec<u8>, exporter: Exporter) -> impl Future<Output = Result<JoinRequest, TrustError>> + Send;
+    fn answer(
+        &self,
+        offer: Vec<u8>,
+        exporter: Exporter,
+    ) -> impl Future<Output = Result<JoinRequest, TrustError>> + Send;
     /// Takes the inviter's proof: durable and in force before this returns.
     fn complete(
         &self,
@@ -111,7 +114,11 @@ pub(crate) fn outcome_of_code(code: &str) -> Ended {
         "Crypto" | "DamagedRecord" => (Retry::Later, Reason::JoinPending),
         _ => (Retry::Never, Reason::Failed),
     };
-    let word: String = code.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    let word: String = code
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(64)
+        .collect();
     Ended {
         retry,
         reason,

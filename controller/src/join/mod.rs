@@ -9,7 +9,6 @@ mod inviter;
 mod joiner;
 mod records;
 
-
 pub(crate) use attempts::Attempts;
 pub(crate) use inviter::{JoinDesk, serve};
 pub(crate) use joiner::{Ended, JoinerDesk, Retry, join_once, outcome_of_code};

@@ -112,7 +112,11 @@ impl FileSource {
         self.files = files;
         self.read_error = None;
         self.state.broken = !loaded.errors.is_empty();
-        let findings = if self.state.broken { loaded.errors } else { loaded.warnings };
+        let findings = if self.state.broken {
+            loaded.errors
+        } else {
+            loaded.warnings
+        };
         report(&self.config.folder, &findings, self.state.broken);
         self.state.findings = Arc::new(findings);
         if !self.state.broken {
@@ -136,7 +140,9 @@ impl FileSource {
 
     fn refresh_references(&mut self) -> bool {
         let set = self.state.set.as_deref();
-        let references = set.map_or_else(References::default, |set| read_references(&self.config.folder, set));
+        let references = set.map_or_else(References::default, |set| {
+            read_references(&self.config.folder, set)
+        });
         let changed = *self.state.references != references;
         if changed {
             self.state.references = Arc::new(references);
@@ -191,7 +197,9 @@ async fn wait(notifications: &mut mpsc::Receiver<()>, config: &FileSourceConfig)
         Err(_) => return,
     }
     let last = Instant::now() + config.debounce_max;
-    while let Ok(Some(())) = timeout_at(last.min(Instant::now() + config.debounce), notifications.recv()).await {
+    while let Ok(Some(())) =
+        timeout_at(last.min(Instant::now() + config.debounce), notifications.recv()).await
+    {
         if Instant::now() >= last {
             return;
         }
@@ -214,7 +222,10 @@ fn start_watcher(folder: &Path, notified: mpsc::Sender<()>) -> Option<notify::Re
 }
 
 fn load(files: &[ManifestFile]) -> manifest::Loaded {
-    let texts: Vec<_> = files.iter().map(|file| (file.path.to_string_lossy(), file.text.as_str())).collect();
+    let texts: Vec<_> = files
+        .iter()
+        .map(|file| (file.path.to_string_lossy(), file.text.as_str()))
+        .collect();
     manifest::load(&texts)
 }
 
@@ -252,7 +263,9 @@ fn read_references(folder: &Path, set: &ResourceSet) -> References {
     for (name, federation) in &set.federations {
         if let Some(path) = token_path(folder, federation) {
             let text = read_reference(&path).map(Zeroizing::new);
-            references.tokens.insert(name.clone(), Token(text.map_err(|e| words(&path, &e))));
+            references
+                .tokens
+                .insert(name.clone(), Token(text.map_err(|e| words(&path, &e))));
         }
         if let Some(path) = bundle_path(folder, federation) {
             let text = read_reference(&path).map_err(|e| words(&path, &e));

@@ -5,6 +5,8 @@
 mod files;
 mod last_good;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 

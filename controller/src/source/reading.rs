@@ -35,7 +35,11 @@ pub fn read_manifests(folder: &Path) -> io::Result<Vec<ManifestFile>> {
         .filter(|path| path.as_ref().map_or(true, |p| is_manifest(p)))
         .collect::<io::Result<_>>()?;
     if paths.len() > MAX_FILES {
-        let text = format!("{} has {} manifest files, at most {MAX_FILES} are read", folder.display(), paths.len());
+        let text = format!(
+            "{} has {} manifest files, at most {MAX_FILES} are read",
+            folder.display(),
+            paths.len()
+        );
         return Err(io::Error::other(text));
     }
     paths.sort();
@@ -45,7 +49,12 @@ pub fn read_manifests(folder: &Path) -> io::Result<Vec<ManifestFile>> {
             Ok(text) => files.push(ManifestFile { path, text }),
             // Replaced or removed between listing and reading: the next look sees what is there then.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("{}: {error}", path.display()),
+                ));
+            }
         }
     }
     Ok(files)
@@ -57,7 +66,9 @@ pub(crate) fn read_reference(path: &Path) -> io::Result<String> {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let hidden = path
+        .file_name()
+        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
     yaml && !hidden && !path.is_dir()
 }

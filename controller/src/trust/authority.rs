@@ -2,16 +2,11 @@
 //!
 //! Owns the CA record in memory: a change is saved before it is used. Called by the engine.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rustls_pki_types::UnixTime;
 use strait_federation_api::{ClusterId, InstanceId, Reason};
-use strait_trust_bridge::{
-    CaRecord, GatewayKey, LeafRequest, OwnIdentity, TrustError, TrustStore, envelope,
-};
+use strait_trust_bridge::{CaRecord, GatewayKey, LeafRequest, OwnIdentity, TrustError, TrustStore, envelope};
 use tokio::sync::watch;
 
 use crate::{
@@ -116,7 +111,9 @@ impl Authority {
 
     /// Unix seconds at which [`Self::renew`] has something to do.
     pub(crate) fn renew_at(&self) -> u64 {
-        self.store.identity().map_or(0, |identity| identity.renew_at().as_secs())
+        self.store
+            .identity()
+            .map_or(0, |identity| identity.renew_at().as_secs())
     }
 
     /// Renews what is due: the leaf at half its life, the issuing certificate at half of its own. Blocking.
@@ -133,7 +130,9 @@ impl Authority {
     pub(crate) fn issue(&mut self, now: UnixTime) -> Result<(), ControllerError> {
         let key = GatewayKey::generate()?;
         let request = LeafRequest::from_spki(&key.spki())?;
-        let leaf = self.ca.issue(&self.config.instance, &request, self.config.leaf_ttl, now)?;
+        let leaf = self
+            .ca
+            .issue(&self.config.instance, &request, self.config.leaf_ttl, now)?;
         self.store.set_identity(OwnIdentity::new(&leaf, &key)?)?;
         self.issued = now;
         self.announce();

@@ -7,7 +7,6 @@ mod authority;
 mod peers;
 mod rotation;
 
-
 pub(crate) use authority::{Authority, AuthorityConfig};
 pub(crate) use peers::Peers;
 pub use peers::{Origin, TrustRecord};

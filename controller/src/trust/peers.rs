@@ -11,9 +11,8 @@ use rustls_pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
 use strait_federation_api::{ClusterId, TrustDomain, resources::FederationName, snapshot::GatewayAddress};
 use strait_trust_bridge::{
-    PeerTrust,
+    InviteId, PeerTrust,
     envelope::{self, BundleUpdate},
-    InviteId,
 };
 
 use super::Authority;
@@ -110,7 +109,9 @@ impl Peers {
 
     /// The peer whose record stands in the way of one with this ClusterId for another Federation, or for another trust domain.
     pub(crate) fn taken(&self, cluster: &ClusterId, federation: &FederationName) -> Option<&TrustRecord> {
-        self.held.get(cluster).filter(|record| record.federation != *federation)
+        self.held
+            .get(cluster)
+            .filter(|record| record.federation != *federation)
     }
 
     /// Holds a record: durable first, then in force. Blocking.

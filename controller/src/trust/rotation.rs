@@ -58,7 +58,11 @@ impl Authority {
     }
 
     /// Takes the step that is due, if any. Blocking.
-    pub(crate) fn advance(&mut self, facts: &RotationFacts, now: UnixTime) -> Result<Option<Step>, ControllerError> {
+    pub(crate) fn advance(
+        &mut self,
+        facts: &RotationFacts,
+        now: UnixTime,
+    ) -> Result<Option<Step>, ControllerError> {
         if self.ca().rotation().phase() == Phase::Stable {
             return Ok(None);
         }
@@ -123,7 +127,9 @@ impl Authority {
         /// Eight hexadecimal characters tell three roots apart and are still short to type.
         const SHORTEST: usize = 8;
         let rotation = self.ca().rotation();
-        let mut named = rotation.published().filter(|key| text.len() >= SHORTEST && key.to_string().starts_with(text));
+        let mut named = rotation
+            .published()
+            .filter(|key| text.len() >= SHORTEST && key.to_string().starts_with(text));
         match (named.next(), named.next()) {
             (Some(key), None) => Ok(key),
             _ => Err(TrustError::InvalidFingerprint(text.chars().take(64).collect())),
@@ -132,12 +138,18 @@ impl Authority {
 
     fn old_leaves(&self) -> usize {
         let current = self.ca().rotation().current();
-        usize::from(self.store().identity().is_none_or(|identity| identity.root_key() != current))
+        usize::from(
+            self.store()
+                .identity()
+                .is_none_or(|identity| identity.root_key() != current),
+        )
     }
 
     /// Connections older than the present leaf showed an earlier one. Not knowing counts as one.
     fn old_tunnels(&self, ages: Option<&[Duration]>, now: UnixTime) -> usize {
         let leaf_age = now.as_secs().saturating_sub(self.issued.as_secs());
-        ages.map_or(1, |ages| ages.iter().filter(|age| age.as_secs() > leaf_age).count())
+        ages.map_or(1, |ages| {
+            ages.iter().filter(|age| age.as_secs() > leaf_age).count()
+        })
     }
 }

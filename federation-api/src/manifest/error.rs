@@ -33,6 +33,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The file or folder cannot be read.
+    Unreadable,
     /// The text is not YAML.
     Syntax,
     /// File, node count or list is over its bound.
