@@ -40,6 +40,7 @@ impl From<&TrustError> for Reason {
             | E::InvalidInstanceId(_)
             | E::SignerIdHasPath(_) => Self::BadSpiffeId,
             E::UnknownIssuer(_) => Self::UntrustedRoot,
+            E::BundleEmpty(_) => Self::BundleEmpty,
             E::KeyRemoved(_) => Self::KeyRemoved,
             E::OwnTrustDomain(_) => Self::OwnTrustDomain,
             E::UnknownTrustDomain(_) => Self::UnknownTrustDomain,

@@ -148,6 +148,9 @@ pub enum TrustError {
         "the chain of '{0}' leads to no root of that trust domain's bundle; compare roots with `strait bundle`"
     )]
     UnknownIssuer(TrustDomain),
+    /// The bundle holds no root: everything of the domain is revoked.
+    #[error("the bundle of '{0}' holds no root: everything of it is revoked; join again when it has one")]
+    BundleEmpty(TrustDomain),
     /// Path validation failed otherwise.
     #[error("the chain is not valid: {0}")]
     InvalidPath(String),
@@ -342,6 +345,7 @@ impl TrustError {
             Self::RootExpired(_) => "RootExpired",
             Self::PathTooLong => "PathTooLong",
             Self::UnknownIssuer(_) => "UnknownIssuer",
+            Self::BundleEmpty(_) => "BundleEmpty",
             Self::InvalidPath(_) => "InvalidPath",
             Self::KeyRemoved(_) => "KeyRemoved",
             Self::OwnTrustDomain(_) => "OwnTrustDomain",

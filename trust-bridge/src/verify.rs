@@ -84,6 +84,9 @@ fn verify(
         let (expected, found) = (bundle.trust_domain().clone(), id.trust_domain().clone());
         return Err(TrustError::WrongTrustDomain { expected, found });
     }
+    if bundle.roots().is_empty() {
+        return Err(TrustError::BundleEmpty(bundle.trust_domain().clone()));
+    }
     certs[1..].iter().try_for_each(check_signer)?;
     check_removed(&certs, bundle)?;
     let validity = certs[0].validity();
@@ -113,13 +116,8 @@ fn check_leaf(leaf: &Parsed<'_>) -> Result<SpiffeId, TrustError> {
     if leaf.constraints()?.0 {
         return Err(TrustError::LeafIsCa);
     }
+    // Extended key usage is judged with the path, for the leaf and its signers alike: see [`BothUsages`].
     check_leaf_usage(leaf)?;
-    if leaf
-        .extended_usage()?
-        .is_some_and(|usage| !usage.server || !usage.client)
-    {
-        return Err(TrustError::ExtendedKeyUsage);
-    }
     Ok(id)
 }
 

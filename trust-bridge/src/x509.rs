@@ -20,14 +20,6 @@ pub(crate) struct Parsed<'a> {
     cert: X509Certificate<'a>,
 }
 
-/// The two extended key usages a gateway needs, when the extension is there.
-pub(crate) struct ExtendedUsage {
-    /// serverAuth (or any).
-    pub(crate) server: bool,
-    /// clientAuth (or any).
-    pub(crate) client: bool,
-}
-
 impl<'a> Parsed<'a> {
     /// Parses one DER certificate, refusing trailing bytes.
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, TrustError> {
@@ -66,15 +58,6 @@ impl<'a> Parsed<'a> {
     pub(crate) fn key_usage(&self) -> Result<Option<(bool, &KeyUsage)>, TrustError> {
         let found = self.cert.key_usage().map_err(|e| malformed(&e))?;
         Ok(found.map(|ku| (ku.critical, ku.value)))
-    }
-
-    /// extendedKeyUsage, if present.
-    pub(crate) fn extended_usage(&self) -> Result<Option<ExtendedUsage>, TrustError> {
-        let found = self.cert.extended_key_usage().map_err(|e| malformed(&e))?;
-        Ok(found.map(|eku| ExtendedUsage {
-            server: eku.value.any || eku.value.server_auth,
-            client: eku.value.any || eku.value.client_auth,
-        }))
     }
 
     /// Every URI of the subjectAltName. A name that cannot be decoded makes the certificate malformed: it might be a URI.

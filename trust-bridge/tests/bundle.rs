@@ -1,5 +1,5 @@
 //! Bundles: the SPIFFE document, payloads, and signed updates.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The CA: what it issues, what it keeps, what it refuses.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Joining end to end over values: tokens, proofs, invites and what goes wrong.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 
 mod common;
 
@@ -11,7 +11,7 @@ use strait_trust_bridge::envelope::encode_payload;
 use strait_trust_bridge::invite::{Accepted, Invite, InviteContext, InviteState};
 use strait_trust_bridge::join::{Exporter, JoinAttempt, JoinMessage, JoinRequest};
 use strait_trust_bridge::testing::{TestCluster, later};
-use strait_trust_bridge::{Address, JoinToken, RootFingerprint, RootPin, TrustDomain, TrustError};
+use strait_trust_bridge::{Address, JoinToken, TrustDomain, TrustError};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SESSION: Exporter = Exporter([7; 32]);
@@ -376,50 +376,6 @@ fn clone_world(world: &World) -> World {
     }
 }
 
-#[test]
-fn tokens_survive_pasting_and_nothing_else() {
-    let token = token_of(&TestCluster::new("east", noon()));
-    let text = token.encode();
-    assert_eq!(JoinToken::decode(&text).unwrap(), token);
-    let (a, b) = text.split_at(40);
-    assert_eq!(JoinToken::decode(&format!("  {a}\n  {b}\r\n")).unwrap(), token);
-    for bad in [
-        "",
-        "straitjoin1_",
-        "straitjoin2_AAAA",
-        &text[1..],
-        &text[..text.len() - 1],
-        &format!("{}A", *text),
-    ] {
-        assert_eq!(JoinToken::decode(bad).unwrap_err().code(), "MalformedToken");
-    }
-    assert_eq!(
-        JoinToken::decode(&"a".repeat(10_000)).unwrap_err().code(),
-        "MalformedToken"
-    );
-}
-
-#[test]
-fn a_token_altered_at_any_byte_is_refused() {
-    let token = token_of(&TestCluster::new("east", noon()));
-    let text = token.encode();
-    for at in 0..text.len() {
-        for other in [b'A', b'B', b'_', b'~', b'9'] {
-            let mut bytes = text.as_bytes().to_vec();
-            if bytes[at] == other {
-                continue;
-            }
-            bytes[at] = other;
-            let altered = String::from_utf8(bytes).unwrap();
-            assert_eq!(
-                JoinToken::decode(&altered).unwrap_err().code(),
-                "MalformedToken",
-                "byte {at}"
-            );
-        }
-    }
-}
-
 /// Whoever alters a field and repairs the checksum still fails: every field is bound into the proofs' key.
 #[test]
 fn every_field_of_the_token_is_bound_into_the_proof() {
@@ -485,60 +441,6 @@ fn nothing_but_encode_shows_the_secret() {
     }
     assert!(token.describe().contains(world.east.domain().as_str()));
     assert!(token.describe().contains("gw.east.example:7443"));
-}
-
-#[test]
-fn a_token_has_at_most_sixteen_addresses() {
-    let pin = RootPin {
-        trust_domain: TrustDomain::parse("td").unwrap(),
-        root: RootFingerprint::of_der(b""),
-    };
-    let address = Address::parse("10.0.0.1:7443").unwrap();
-    let make = |count| JoinToken::create(vec![address.clone(); count], pin.clone(), HOUR, noon());
-    assert_eq!(
-        JoinToken::decode(&make(16).unwrap().encode())
-            .unwrap()
-            .addresses()
-            .len(),
-        16
-    );
-    assert_eq!(make(17).unwrap_err().code(), "MalformedToken");
-}
-
-#[test]
-fn addresses_are_strict() {
-    for ok in [
-        "gw.east.example:7443",
-        "localhost:1",
-        "10.0.0.1:65535",
-        "[2001:db8::1]:7443",
-        "a_b.c:7443",
-    ] {
-        assert_eq!(Address::parse(ok).unwrap().as_str(), ok);
-    }
-    let long = format!("{}:7443", "a.".repeat(130));
-    for bad in [
-        "",
-        "host",
-        "host:",
-        ":7443",
-        "host:0",
-        "host:65536",
-        "host:+7",
-        "host:7443 ",
-        "ho st:7443",
-        "2001:db8::1:7443",
-        "[::1]",
-        "[::1:7443",
-        "[host]:7443",
-        "a..b:7443",
-        "-a:7443",
-        "http://a:7443",
-        "a/b:7443",
-        &long,
-    ] {
-        assert_eq!(Address::parse(bad).unwrap_err().code(), "InvalidAddress", "{bad}");
-    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The rotation of roots against a model, and with real certificates.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 
 mod common;
 
