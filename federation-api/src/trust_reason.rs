@@ -62,7 +62,7 @@ impl From<&TrustError> for Reason {
             E::InviteSpent => Self::InviteSpent,
             E::InviteBound => Self::InviteBoundToOther,
             E::BadProof => Self::ProofInvalid,
-            E::TrustDomainTaken(_) => Self::ClusterIdTaken,
+            E::TrustDomainTaken(_) | E::ClusterIdTaken(_) => Self::ClusterIdTaken,
             E::WrongJoinState(_) => Self::InviteSpent,
             E::DamagedRecord(_) => Self::RecordLost,
             E::WrongPhase(_) => Self::RotationPending,

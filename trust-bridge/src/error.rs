@@ -275,6 +275,9 @@ pub enum TrustError {
     /// The joiner's trust domain is already a peer by another Federation.
     #[error("trust domain '{0}' is already listed by another Federation")]
     TrustDomainTaken(TrustDomain),
+    /// Another cluster that we know, or our own, has the same ClusterId under another trust domain.
+    #[error("cluster id '{0}' is already that of another cluster known here; ids must be unique")]
+    ClusterIdTaken(crate::ClusterId),
     /// A joining step came out of order.
     #[error("{0}")]
     WrongJoinState(&'static str),
@@ -373,6 +376,7 @@ impl TrustError {
             Self::InviteBound => "InviteBound",
             Self::BadProof => "BadProof",
             Self::TrustDomainTaken(_) => "TrustDomainTaken",
+            Self::ClusterIdTaken(_) => "ClusterIdTaken",
             Self::WrongJoinState(_) => "WrongJoinState",
             Self::DamagedRecord(_) => "DamagedRecord",
             Self::BadRequest(_) => "BadRequest",

@@ -119,7 +119,8 @@ impl Invite {
     ///
     /// # Errors
     /// [`TrustError::UnknownInvite`], [`TrustError::InviteExpired`], [`TrustError::InviteRevoked`], [`TrustError::InviteSpent`],
-    /// [`TrustError::BadProof`], [`TrustError::OwnTrustDomain`], [`TrustError::TrustDomainTaken`], [`TrustError::InviteBound`],
+    /// [`TrustError::BadProof`], [`TrustError::OwnTrustDomain`], [`TrustError::TrustDomainTaken`], [`TrustError::ClusterIdTaken`],
+    /// [`TrustError::InviteBound`],
     /// [`TrustError::BadSignature`], or as [`verify_signer_chain`] and [`decode_payload`].
     pub fn decide(
         &self,
@@ -145,6 +146,10 @@ impl Invite {
         }
         if context.taken.contains(&domain) {
             return Err(TrustError::TrustDomainTaken(domain));
+        }
+        let same_id = |known: &TrustDomain| known.cluster_id().is_ok_and(|id| id == *peer.cluster());
+        if same_id(context.own) || context.taken.iter().any(same_id) {
+            return Err(TrustError::ClusterIdTaken(peer.cluster().clone()));
         }
         let signer = verify_signer_chain(&request.chain, now, peer.bundle())?;
         signer.verify(&transcript.signed_bytes(), &request.signature)?;

@@ -95,13 +95,20 @@ impl TrustView {
         &self.own
     }
 
-    /// Trusts a peer, or replaces what was held for its trust domain.
+    /// Trusts a peer, or replaces what was held for its trust domain. A cluster that came back with a new trust domain takes the
+    /// place of the old one only after [`TrustView::remove`].
     ///
     /// # Errors
-    /// [`TrustError::OwnTrustDomain`]: nobody else may ever speak for us.
+    /// [`TrustError::OwnTrustDomain`]: nobody else may ever speak for us. [`TrustError::ClusterIdTaken`]: connections are kept by
+    /// ClusterId, so two trust domains may never share one.
     pub fn insert(&mut self, peer: PeerTrust) -> Result<(), TrustError> {
         if *peer.trust_domain() == self.own {
             return Err(TrustError::OwnTrustDomain(self.own.clone()));
+        }
+        let same_id =
+            |other: &PeerTrust| other.cluster == peer.cluster && other.trust_domain() != peer.trust_domain();
+        if self.own.cluster_id().is_ok_and(|own| own == peer.cluster) || self.peers.values().any(same_id) {
+            return Err(TrustError::ClusterIdTaken(peer.cluster));
         }
         self.peers.insert(peer.trust_domain().clone(), peer);
         Ok(())

@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::noon;
+use proptest::prelude::*;
 use rustls_pki_types::UnixTime;
 use strait_trust_bridge::envelope::encode_payload;
 use strait_trust_bridge::invite::{Accepted, Invite, InviteContext, InviteState};
@@ -276,6 +277,17 @@ fn our_own_domain_and_one_of_another_federation_are_refused() {
     let taken = [world.west.domain().clone()];
     let refused = world.decide_beside(&world.request(), &taken, noon()).unwrap_err();
     assert_eq!(refused.code(), "TrustDomainTaken");
+    let namesake = [TestCluster::new("west", noon()).domain().clone()];
+    let refused = world
+        .decide_beside(&world.request(), &namesake, noon())
+        .unwrap_err();
+    assert_eq!(refused.code(), "ClusterIdTaken");
+    let second_east = TestCluster::new("east", noon());
+    let request = world
+        .attempt
+        .answer(&world.offer(), &SESSION, &second_east.ca)
+        .unwrap();
+    assert_eq!(world.refused(&request), "ClusterIdTaken");
 }
 
 #[test]
@@ -468,4 +480,91 @@ fn messages_are_bounded_and_exact() {
         );
     }
     assert!(JoinMessage::decode(&JoinMessage::Refuse("no\nlog lines".into()).encode()).is_err());
+}
+
+// ---- crashes
+
+/// Where a process may be killed, in the order of a join. What was persisted before stays, all else is lost.
+const STEPS: usize = 7;
+
+fn stored<T: serde::Serialize + serde::de::DeserializeOwned>(record: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(record).unwrap()).unwrap()
+}
+
+/// One try of a join over a session of its own, stopped by a crash before step `crash`. Records are what a restart would read.
+fn try_join(world: &mut World, session: u8, crash: usize) {
+    let exporter = Exporter([session; 32]);
+    if let Ok(token) = world.attempt.token() {
+        assert_eq!(token.invite(), world.invite.id());
+        let offer = world.offer();
+        if crash == 0 {
+            return;
+        }
+        let request = world.attempt.answer(&offer, &exporter, &world.west.ca).unwrap();
+        if crash == 1 {
+            return;
+        }
+        let context = InviteContext {
+            own: world.east.domain(),
+            offer: &offer,
+            exporter: &exporter,
+            taken: &[],
+        };
+        let accepted = world.invite.decide(&request, &context, noon()).unwrap();
+        if crash == 2 {
+            return;
+        }
+        world.invite = stored(&accepted.invite);
+        world
+            .east
+            .store
+            .update(|view| view.insert(accepted.peer.clone()))
+            .unwrap();
+        if crash == 3 {
+            return;
+        }
+        let joined = world
+            .attempt
+            .complete(&offer, &request, &exporter, &accepted.proof)
+            .unwrap();
+        if crash == 4 {
+            return;
+        }
+        world.attempt = stored(&joined);
+    }
+    let JoinAttempt::Joined { peer } = &world.attempt else {
+        panic!("joined by now")
+    };
+    world.west.store.update(|view| view.insert(peer.clone())).unwrap();
+    if crash == 5 {
+        return;
+    }
+    // The first control connection, seen by the inviter.
+    let chain = world.west.issue("gw-0", HOUR, noon()).chain;
+    let verified = world.east.store.view().verify(&chain, noon()).unwrap();
+    world.invite.activate(verified.chain.id.trust_domain()).unwrap();
+    world.invite = stored(&world.invite);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Killed at any steps, again and again: the next whole try ends the join, on both sides, without the secret.
+    #[test]
+    fn a_join_killed_anywhere_ends_joined(crashes in prop::collection::vec(0..STEPS, 0..5)) {
+        let mut world = World::new();
+        let secret = world.attempt.token().unwrap().encode();
+        for (session, crash) in crashes.iter().enumerate() {
+            world.attempt = stored(&world.attempt);
+            world.invite = stored(&world.invite);
+            try_join(&mut world, u8::try_from(session).unwrap(), *crash);
+        }
+        try_join(&mut world, 99, STEPS);
+        prop_assert!(matches!(world.invite.state(), InviteState::Activated { .. }), "activated");
+        prop_assert!(matches!(world.attempt, JoinAttempt::Joined { .. }), "joined");
+        let records = serde_json::to_string(&(&world.invite, &world.attempt)).unwrap();
+        prop_assert!(!records.contains(&**secret));
+        let chain = world.east.issue("gw-0", HOUR, noon()).chain;
+        prop_assert!(world.west.store.view().verify(&chain, noon()).is_ok());
+    }
 }

@@ -383,6 +383,26 @@ fn our_own_domain_from_a_peer_is_refused() {
 }
 
 #[test]
+fn a_cluster_id_belongs_to_one_trust_domain() {
+    let (east, west) = trusting_pair(noon());
+    let trust = |cluster: &TestCluster| PeerTrust::new(bundle(cluster)).unwrap();
+    let (second_east, second_west) = (TestCluster::new("east", noon()), TestCluster::new("west", noon()));
+    let mut view = TrustView::new(east.domain().clone());
+    view.insert(trust(&west)).unwrap();
+    view.insert(trust(&west)).unwrap();
+    assert_eq!(
+        view.insert(trust(&second_west)).unwrap_err().code(),
+        "ClusterIdTaken"
+    );
+    assert_eq!(
+        view.insert(trust(&second_east)).unwrap_err().code(),
+        "ClusterIdTaken"
+    );
+    view.remove(west.domain());
+    view.insert(trust(&second_west)).unwrap();
+}
+
+#[test]
 fn a_domain_that_no_federation_lists_is_refused() {
     let (east, west) = trusting_pair(noon());
     assert_eq!(
