@@ -19,7 +19,7 @@ pub use protocol::{BundleReply, Failure, Reply, Request, RotateAction, StatusRep
 pub(crate) use server::{Handler, Server};
 
 /// File name of the socket inside the state directory.
-pub const SOCKET_NAME: &str = "strait.sock";
+pub const SOCKET_NAME: &str = "control.sock";
 /// Version of requests and replies; both ends are usually one binary, but an upgraded command may meet an older process.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Longest request line, bytes: a token has under 2 KiB, a manifest folder for `validate --diff` is named, not sent.

@@ -50,7 +50,7 @@ impl Server {
         let path = socket_path(state);
         // A socket is made with the umask's mode, and between bind and chmod anyone could connect: so it is made where nobody
         // else can go, and moved when its mode is right.
-        let private = state.join(".strait.sock.d");
+        let private = state.join(".control.sock.d");
         let _ = fs::remove_dir_all(&private);
         fs::DirBuilder::new().mode(PRIVATE_MODE).create(&private)?;
         let made = private.join("s");
