@@ -27,6 +27,8 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show three clusters federating on this machine; no root, nothing left behind.
+    Demo(DemoArgs),
     /// Make, list or revoke an invite for another cluster.
     Invite(InviteArgs),
     /// Join the cluster that made TOKEN.
@@ -41,6 +43,11 @@ pub(crate) enum Command {
     RotateRoot(RotateArgs),
     /// Print this cluster's trust domain and SPIFFE bundle, for static trust on the other side.
     Bundle(BundleArgs),
+    /// Check manifests without applying them.
+    Validate(ValidateArgs),
+    /// Look into a join token.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show or change what the running process logs.
     LogLevel(LogLevelArgs),
     /// Print shell completions.

@@ -144,3 +144,50 @@ fn the_janitor_removes_a_demo_folder_when_its_demo_is_gone_and_nothing_else() {
     assert_eq!(code(&strait(&["demo-janitor", other.to_str().unwrap()])), 1);
     assert!(other.join("file").exists());
 }
+
+/// A folder with one valid Cluster.
+fn manifests() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = "apiVersion: strait.dev/v1alpha1\nkind: Cluster\nmetadata: {name: east}\nspec: {}\n";
+    std::fs::write(dir.path().join("cluster.yaml"), cluster).unwrap();
+    dir
+}
+
+#[test]
+fn validate_accepts_a_valid_folder() {
+    let dir = manifests();
+    let output = strait(&["validate", dir.path().to_str().unwrap()]);
+    assert_eq!((code(&output), out(&output)), (0, "valid: 1 files, 0 errors, 0 warnings\n".to_owned()));
+}
+
+#[test]
+fn validate_lists_every_mistake_with_its_place_and_exits_64() {
+    let dir = manifests();
+    let broken = "apiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {name: west}\nspec:\n  trust: {invite: {}}\n  mode: Actve\n  \
+                  imports:\n  - {name: greeter, weight: 5000}\n";
+    std::fs::write(dir.path().join("west.yaml"), broken).unwrap();
+    let output = strait(&["validate", dir.path().to_str().unwrap()]);
+    assert_eq!(code(&output), 64);
+    for place in ["west.yaml:6:", "west.yaml:8:"] {
+        assert!(out(&output).contains(place), "{place} is missing:\n{}", out(&output));
+    }
+    let json = strait(&["validate", dir.path().to_str().unwrap(), "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((code(&json), &report["valid"]), (64, &serde_json::Value::Bool(false)));
+    assert_eq!(report["errors"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn validate_without_a_folder_says_what_to_name() {
+    let output = strait(&["validate", "/does/not/exist"]);
+    assert_eq!(code(&output), 64);
+    assert!(err(&output).contains("/does/not/exist") && err(&output).contains("help:"));
+}
+
+#[test]
+fn a_broken_token_is_refused_without_being_repeated() {
+    let output = strait(&["token", "decode", "straitjoin1_c2VjcmV0LXNlY3JldC1zZWNyZXQ"]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("TokenInvalid"), "{}", err(&output));
+    assert!(!err(&output).contains("c2VjcmV0"), "{}", err(&output));
+}

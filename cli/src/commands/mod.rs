@@ -5,6 +5,8 @@
 mod change;
 mod completions;
 mod show;
+mod token;
+mod validate;
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -59,6 +61,9 @@ fn dispatch(command: Command) -> Result<Exit, CliError> {
         Command::Get(args) => short(show::get(args)),
         Command::Status(args) => short(show::status(args)),
         Command::Bundle(args) => short(show::bundle(args)),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Validate(args) => short(validate::validate(args)),
+        Command::Token(command) => token::token(command),
         Command::Completions { shell } => completions::completions(shell),
         Command::Version => completions::version(),
     }

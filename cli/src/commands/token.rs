@@ -28,7 +28,12 @@ impl TokenView {
             invite: token.invite().to_string(),
             trust_domain: token.trust_domain().to_string(),
             root_sha256: token.pin().root.to_string(),
-            addresses: token.addresses().iter().map(Address::as_str).map(str::to_owned).collect(),
+            addresses: token
+                .addresses()
+                .iter()
+                .map(Address::as_str)
+                .map(str::to_owned)
+                .collect(),
             expires: token.expires(),
         }
     }
@@ -48,7 +53,12 @@ fn text(view: &TokenView, format: OutputFormat) -> Result<String, CliError> {
         let left = view.expires.checked_sub(now).filter(|&s| s > 0);
         let expires = left.map_or_else(
             || "past, by this machine's clock".to_owned(),
-            |s| format!("in {}, by this machine's clock", output::span(std::time::Duration::from_secs(s))),
+            |s| {
+                format!(
+                    "in {}, by this machine's clock",
+                    output::span(std::time::Duration::from_secs(s))
+                )
+            },
         );
         let addresses = match view.addresses.as_slice() {
             [] => "none: the inviting cluster cannot be dialled".to_owned(),

@@ -39,8 +39,18 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     fn choose(ports: &mut Ports) -> io::Result<Self> {
-        let mut next = || ports.free().map(|port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)));
-        Ok(Self { gateway: next()?, socks: next()?, dns: next()?, admin: next()?, greeter: next()? })
+        let mut next = || {
+            ports
+                .free()
+                .map(|port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))
+        };
+        Ok(Self {
+            gateway: next()?,
+            socks: next()?,
+            dns: next()?,
+            admin: next()?,
+            greeter: next()?,
+        })
     }
 }
 
@@ -63,7 +73,13 @@ impl Cluster {
     /// As the system gives.
     pub(crate) fn new(demo: &Path, name: &'static str, ports: &mut Ports) -> io::Result<Self> {
         let dir = demo.join(name);
-        let cluster = Self { name, addresses: Addresses::choose(ports)?, dir, strait: None, greeter: None };
+        let cluster = Self {
+            name,
+            addresses: Addresses::choose(ports)?,
+            dir,
+            strait: None,
+            greeter: None,
+        };
         fs::create_dir_all(cluster.manifests())?;
         fs::create_dir_all(cluster.state())?;
         fs::write(cluster.greeting(), "Hello\n")?;
@@ -108,11 +124,19 @@ impl Cluster {
             let greeter = self.addresses.greeter.to_string();
             let mut command = self.command("demo-greeter")?;
             command.args(["--cluster", self.name, "--listen", &greeter]);
-            command.arg("--seen").arg(self.seen()).arg("--greeting").arg(self.greeting());
+            command
+                .arg("--seen")
+                .arg(self.seen())
+                .arg("--greeting")
+                .arg(self.greeting());
             self.greeter = Some(command.spawn()?);
         }
         let mut command = self.command("run")?;
-        command.arg("--config").arg(self.manifests()).arg("--state").arg(self.state());
+        command
+            .arg("--config")
+            .arg(self.manifests())
+            .arg("--state")
+            .arg(self.state());
         self.strait = Some(command.spawn()?);
         Ok(())
     }
@@ -122,11 +146,16 @@ impl Cluster {
         use std::os::unix::process::CommandExt as _;
         let log: File = OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(name).arg("--die-with").arg(std::process::id().to_string());
+        command
+            .arg(name)
+            .arg("--die-with")
+            .arg(std::process::id().to_string());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C in a terminal goes to the whole group; the demo alone decides when its clusters end.
         command.process_group(0);
-        let settings = std::env::vars_os().map(|(name, _)| name).filter(|n| n.to_string_lossy().starts_with("STRAIT_"));
+        let settings = std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(|n| n.to_string_lossy().starts_with("STRAIT_"));
         settings.for_each(|name| {
             command.env_remove(name);
         });
@@ -135,7 +164,12 @@ impl Cluster {
 
     /// Kills both processes as `kill -9` does, and waits until they are gone.
     pub(crate) fn kill(&mut self) {
-        let children: Vec<Child> = self.strait.take().into_iter().chain(self.greeter.take()).collect();
+        let children: Vec<Child> = self
+            .strait
+            .take()
+            .into_iter()
+            .chain(self.greeter.take())
+            .collect();
         reap(children);
     }
 
@@ -154,7 +188,10 @@ impl Cluster {
             if let Some(running) = child
                 && let Ok(Some(status)) = running.try_wait()
             {
-                return Err(format!("{name}'s {what} process (pid {}) has ended: {status}", running.id()));
+                return Err(format!(
+                    "{name}'s {what} process (pid {}) has ended: {status}",
+                    running.id()
+                ));
             }
         }
         Ok(())
@@ -165,7 +202,13 @@ impl Cluster {
     /// # Errors
     /// Its refusal, or why it could not be asked.
     pub(crate) async fn ask(&self, request: Request) -> Result<Reply, String> {
-        let told = |e: LocalError| format!("{}: {e}{}", self.name, e.help().map(|h| format!(" ({h})")).unwrap_or_default());
+        let told = |e: LocalError| {
+            format!(
+                "{}: {e}{}",
+                self.name,
+                e.help().map(|h| format!(" ({h})")).unwrap_or_default()
+            )
+        };
         Client::new(&self.state()).call(request).await.map_err(told)
     }
 
@@ -183,9 +226,16 @@ impl Cluster {
     /// The last lines of its log that tell of trouble.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let trouble = |line: &&str| ["ERROR", "WARN", "error:", "panicked"].iter().any(|word| line.contains(word));
+        let trouble = |line: &&str| {
+            ["ERROR", "WARN", "error:", "panicked"]
+                .iter()
+                .any(|word| line.contains(word))
+        };
         let lines: Vec<&str> = log.lines().filter(trouble).collect();
-        lines[lines.len().saturating_sub(LOG_TAIL)..].iter().map(|line| format!("{}: {line}", self.name)).collect()
+        lines[lines.len().saturating_sub(LOG_TAIL)..]
+            .iter()
+            .map(|line| format!("{}: {line}", self.name))
+            .collect()
     }
 }
 

@@ -27,7 +27,11 @@ impl Verdict {
             Value::Object(map) => map,
             _ => Map::new(),
         };
-        Self { ok, text: text.into(), figures }
+        Self {
+            ok,
+            text: text.into(),
+            figures,
+        }
     }
 }
 
@@ -52,14 +56,22 @@ impl Window {
     }
 
     fn failure(self, records: &[Record]) -> String {
-        record::first_failure(records, self.from, self.to).map(|why| format!("; first failure: {why}")).unwrap_or_default()
+        record::first_failure(records, self.from, self.to)
+            .map(|why| format!("; first failure: {why}"))
+            .unwrap_or_default()
     }
 }
 
 /// Steady traffic: enough requests, all answered by `cluster`.
 pub(crate) fn steady(records: &[Record], window: Window, rate: u32, cluster: &str) -> Verdict {
     let tally = window.tally(records);
-    let ok = record::all_from(records, window.from, window.to, cluster, window.least(rate).max(1));
+    let ok = record::all_from(
+        records,
+        window.from,
+        window.to,
+        cluster,
+        window.least(rate).max(1),
+    );
     let text = format!(
         "{} requests by name, {} failed, answered by {}{}",
         count(tally.total),
@@ -73,7 +85,10 @@ pub(crate) fn steady(records: &[Record], window: Window, rate: u32, cluster: &st
 /// The serving cluster was killed: all that failed did so early, and `to` serves.
 pub(crate) fn killed(records: &[Record], window: Window, rate: u32, from: &str, to: &str) -> Verdict {
     let seen = record::failover(records, window.from, window.to, from);
-    let late = Window { from: window.from + LATE, ..window };
+    let late = Window {
+        from: window.from + LATE,
+        ..window
+    };
     let serves = record::all_from(records, late.from, late.to, to, late.least(rate).max(1));
     let after_early = seen.failed_middle + seen.failed_late;
     let ok = seen.failed_late == 0 && serves;
@@ -84,7 +99,11 @@ pub(crate) fn killed(records: &[Record], window: Window, rate: u32, from: &str, 
         seen.failed_early,
         EARLY.as_millis(),
         EARLY.as_millis(),
-        if serves { format!("now {to}") } else { format!("but {to} does not serve them all") },
+        if serves {
+            format!("now {to}")
+        } else {
+            format!("but {to} does not serve them all")
+        },
         if ok { String::new() } else { late.failure(records) },
     );
     let ms = |d: Option<Duration>| d.map(|d| d.as_millis() as u64);
@@ -100,7 +119,13 @@ pub(crate) fn killed(records: &[Record], window: Window, rate: u32, from: &str, 
 }
 
 /// Traffic moved to `to` by an orderly change: nothing failed on the way, and at the end (`settled`) only `to` answers.
-pub(crate) fn moved(records: &[Record], window: Window, settled: Option<Window>, rate: u32, to: &str) -> Verdict {
+pub(crate) fn moved(
+    records: &[Record],
+    window: Window,
+    settled: Option<Window>,
+    rate: u32,
+    to: &str,
+) -> Verdict {
     let tally = window.tally(records);
     let there = settled.is_some_and(|w| record::all_from(records, w.from, w.to, to, w.least(rate).max(1)));
     let after = settled.map(|w| (w.from - window.from).as_millis());
@@ -110,7 +135,10 @@ pub(crate) fn moved(records: &[Record], window: Window, settled: Option<Window>,
         count(tally.failed),
         match after {
             Some(ms) if there => format!("all from {to} after {ms} ms"),
-            _ => format!("but {to} does not serve them all (answered by {})", sources(&tally)),
+            _ => format!(
+                "but {to} does not serve them all (answered by {})",
+                sources(&tally)
+            ),
         },
         window.failure(records)
     );
@@ -123,7 +151,12 @@ pub(crate) fn moved(records: &[Record], window: Window, settled: Option<Window>,
 pub(crate) fn undisturbed(records: &[Record], window: Window, rate: u32, what: &str) -> Verdict {
     let tally = window.tally(records);
     let ok = tally.failed == 0 && tally.total >= window.least(rate).max(1);
-    let text = format!("{what}: {} requests meanwhile, {} failed{}", count(tally.total), count(tally.failed), window.failure(records));
+    let text = format!(
+        "{what}: {} requests meanwhile, {} failed{}",
+        count(tally.total),
+        count(tally.failed),
+        window.failure(records)
+    );
     Verdict::new(ok, text, figures(&tally))
 }
 
@@ -135,7 +168,11 @@ pub(crate) fn refused(records: &[Record], window: Window, rate: u32, explained: 
     let text = format!(
         "{} requests, all refused before a byte was sent: {}; {explained}",
         count(tally.total),
-        if ok { "yes".to_owned() } else { format!("no ({answered} answered{})", window.failure(records)) },
+        if ok {
+            "yes".to_owned()
+        } else {
+            format!("no ({answered} answered{})", window.failure(records))
+        },
     );
     Verdict::new(ok, text, figures(&tally))
 }
@@ -151,12 +188,24 @@ pub(crate) fn once(records: &[Record], seen: &[String]) -> Verdict {
         unseen
     );
     let ok = twice.is_empty() && unseen == 0 && !records.is_empty();
-    Verdict::new(ok, text, json!({"requests": records.len(), "twice": twice.len(), "unseen": unseen}))
+    Verdict::new(
+        ok,
+        text,
+        json!({"requests": records.len(), "twice": twice.len(), "unseen": unseen}),
+    )
 }
 
 fn sources(tally: &Tally) -> String {
-    let names: Vec<_> = tally.by_cluster.iter().map(|(cluster, n)| format!("{cluster} ({})", count(*n))).collect();
-    if names.is_empty() { "nobody".to_owned() } else { names.join(" and ") }
+    let names: Vec<_> = tally
+        .by_cluster
+        .iter()
+        .map(|(cluster, n)| format!("{cluster} ({})", count(*n)))
+        .collect();
+    if names.is_empty() {
+        "nobody".to_owned()
+    } else {
+        names.join(" and ")
+    }
 }
 
 fn figures(tally: &Tally) -> Value {
@@ -175,19 +224,30 @@ mod tests {
     }
 
     const fn window(from: u64, to: u64) -> Window {
-        Window { from: ms(from), to: ms(to) }
+        Window {
+            from: ms(from),
+            to: ms(to),
+        }
     }
 
     /// One request every 10 ms from `from` to `to`, each with the outcome `of` gives for its start.
     fn stream(from: u64, to: u64, of: impl Fn(u64) -> Outcome) -> Vec<Record> {
         (from..to)
             .step_by(10)
-            .map(|at| Record { id: at, started: ms(at), ended: ms(at + 4), outcome: of(at) })
+            .map(|at| Record {
+                id: at,
+                started: ms(at),
+                ended: ms(at + 4),
+                outcome: of(at),
+            })
             .collect()
     }
 
     fn by(cluster: &str) -> Outcome {
-        Outcome::Answered { cluster: cluster.into(), line: String::new() }
+        Outcome::Answered {
+            cluster: cluster.into(),
+            line: String::new(),
+        }
     }
 
     #[test]
@@ -195,8 +255,15 @@ mod tests {
         let good = stream(0, 1_000, |_| by("west"));
         assert!(steady(&good, window(0, 1_000), RATE, "west").ok);
         assert!(!steady(&good, window(0, 1_000), RATE, "north").ok);
-        assert!(!steady(&good[..40], window(0, 1_000), RATE, "west").ok, "too few to mean anything");
-        let one_failed = stream(0, 1_000, |at| if at == 500 { Outcome::TimedOut } else { by("west") });
+        assert!(
+            !steady(&good[..40], window(0, 1_000), RATE, "west").ok,
+            "too few to mean anything"
+        );
+        let one_failed = stream(
+            0,
+            1_000,
+            |at| if at == 500 { Outcome::TimedOut } else { by("west") },
+        );
         let verdict = steady(&one_failed, window(0, 1_000), RATE, "west");
         assert!(!verdict.ok && verdict.text.contains("500 ms"), "{}", verdict.text);
     }
@@ -221,7 +288,11 @@ mod tests {
     fn a_kill_with_nobody_left_does_not_hold() {
         let dead = stream(1_000, 4_000, |_| Outcome::Refused(1));
         let verdict = killed(&dead, window(1_000, 4_000), RATE, "west", "north");
-        assert!(!verdict.ok && verdict.text.contains("north does not serve"), "{}", verdict.text);
+        assert!(
+            !verdict.ok && verdict.text.contains("north does not serve"),
+            "{}",
+            verdict.text
+        );
         let silent = killed(&[], window(1_000, 4_000), RATE, "west", "north");
         assert!(!silent.ok, "no request is no proof");
     }
@@ -233,7 +304,13 @@ mod tests {
         assert!(moved(&records, window(0, 2_000), settled, RATE, "west").ok);
         assert!(!moved(&records, window(0, 2_000), Some(window(500, 2_000)), RATE, "west").ok);
         assert!(!moved(&records, window(0, 2_000), None, RATE, "west").ok);
-        let lossy = stream(0, 2_000, |at| if at == 700 { Outcome::Refused(1) } else { by("west") });
+        let lossy = stream(0, 2_000, |at| {
+            if at == 700 {
+                Outcome::Refused(1)
+            } else {
+                by("west")
+            }
+        });
         assert!(!moved(&lossy, window(0, 2_000), settled, RATE, "west").ok);
     }
 
@@ -241,9 +318,21 @@ mod tests {
     fn refused_means_every_one_and_at_once() {
         let refusals = stream(0, 1_000, |_| Outcome::Refused(4));
         assert!(refused(&refusals, window(0, 1_000), RATE, "x").ok);
-        let hang = stream(0, 1_000, |at| if at == 990 { Outcome::TimedOut } else { Outcome::Refused(4) });
+        let hang = stream(0, 1_000, |at| {
+            if at == 990 {
+                Outcome::TimedOut
+            } else {
+                Outcome::Refused(4)
+            }
+        });
         assert!(!refused(&hang, window(0, 1_000), RATE, "x").ok);
-        let leak = stream(0, 1_000, |at| if at == 990 { by("west") } else { Outcome::Refused(4) });
+        let leak = stream(0, 1_000, |at| {
+            if at == 990 {
+                by("west")
+            } else {
+                Outcome::Refused(4)
+            }
+        });
         assert!(!refused(&leak, window(0, 1_000), RATE, "x").ok);
     }
 

@@ -20,7 +20,11 @@ const VIP_PREFIX: u8 = 24;
 /// As the system gives.
 pub(crate) fn write_cluster(cluster: &Cluster, octet: u8, subnet: u8, advertise: bool) -> io::Result<()> {
     let addresses = cluster.addresses;
-    let advertised = if advertise { format!("[\"{}\"]", addresses.gateway) } else { "[]".to_owned() };
+    let advertised = if advertise {
+        format!("[\"{}\"]", addresses.gateway)
+    } else {
+        "[]".to_owned()
+    };
     let text = format!(
         "# This cluster's own settings.\n\
          apiVersion: strait.dev/v1alpha1\n\
@@ -78,10 +82,19 @@ pub(crate) fn remove_export(cluster: &Cluster) -> io::Result<()> {
 ///
 /// # Errors
 /// As the system gives.
-pub(crate) fn write_static(cluster: &Cluster, peer: &Cluster, trust_domain: &str, bundle: &str, dial: bool) -> io::Result<()> {
+pub(crate) fn write_static(
+    cluster: &Cluster,
+    peer: &Cluster,
+    trust_domain: &str,
+    bundle: &str,
+    dial: bool,
+) -> io::Result<()> {
     let bundle_file = cluster.dir().join(format!("{}-bundle.json", peer.name));
     write(&bundle_file, bundle)?;
-    let addresses: Vec<String> = dial.then(|| peer.addresses.gateway.to_string()).into_iter().collect();
+    let addresses: Vec<String> = dial
+        .then(|| peer.addresses.gateway.to_string())
+        .into_iter()
+        .collect();
     let federation = json!({
         "apiVersion": "strait.dev/v1alpha1", "kind": "Federation", "metadata": {"name": peer.name},
         "spec": {
@@ -89,7 +102,10 @@ pub(crate) fn write_static(cluster: &Cluster, peer: &Cluster, trust_domain: &str
             "trust": {"static": {"trustDomain": trust_domain, "bundleFile": bundle_file, "updates": "Follow"}},
         },
     });
-    write_value(&cluster.manifests().join(format!("federation-{}.yaml", peer.name)), &federation)
+    write_value(
+        &cluster.manifests().join(format!("federation-{}.yaml", peer.name)),
+        &federation,
+    )
 }
 
 /// The rule for the greeter.
@@ -126,12 +142,17 @@ pub(crate) fn federation(dir: &Path, name: &str) -> io::Result<(PathBuf, Value)>
             continue;
         }
         let text = fs::read_to_string(&path)?;
-        let Ok(value) = serde_saphyr::from_str::<Value>(&text) else { continue }; // several documents: not one of ours
+        let Ok(value) = serde_saphyr::from_str::<Value>(&text) else {
+            continue;
+        }; // several documents: not one of ours
         if value["kind"] == "Federation" && value["metadata"]["name"] == name {
             return Ok((path, value));
         }
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("no Federation {name:?} in {}", dir.display())))
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("no Federation {name:?} in {}", dir.display()),
+    ))
 }
 
 fn write_value(path: &Path, value: &Value) -> io::Result<()> {
@@ -141,7 +162,10 @@ fn write_value(path: &Path, value: &Value) -> io::Result<()> {
 
 /// Replaces the file in one step: the watcher never sees half of it.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let next = path.with_file_name(format!(".{name}.next"));
     fs::write(&next, text)?;
     fs::rename(&next, path)
@@ -164,7 +188,10 @@ mod tests {
     fn a_federation_is_edited_in_place_and_the_rest_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut ports = Ports::new();
-        let (east, west) = (cluster(dir.path(), "east", &mut ports), cluster(dir.path(), "west", &mut ports));
+        let (east, west) = (
+            cluster(dir.path(), "east", &mut ports),
+            cluster(dir.path(), "west", &mut ports),
+        );
         write_static(&east, &west, "west.example", "{}", true).unwrap();
         write_service(&east).unwrap(); // a file with two documents beside it
         let path = set(&east, "west", "imports", json!([import_rule(2)])).unwrap();
@@ -173,7 +200,49 @@ mod tests {
         assert_eq!(value["spec"]["imports"][0]["priority"], 2);
         assert_eq!(value["spec"]["trust"]["static"]["trustDomain"], "west.example");
         set(&east, "west", "imports", Value::Null).unwrap();
-        assert!(federation(&east.manifests(), "west").unwrap().1["spec"].get("imports").is_none());
-        assert_eq!(set(&east, "north", "imports", Value::Null).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(
+            federation(&east.manifests(), "west").unwrap().1["spec"]
+                .get("imports")
+                .is_none()
+        );
+        assert_eq!(
+            set(&east, "north", "imports", Value::Null).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn what_the_demo_writes_is_valid_without_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ports = Ports::new();
+        let (east, west) = (
+            cluster(dir.path(), "east", &mut ports),
+            cluster(dir.path(), "west", &mut ports),
+        );
+        let (east_domain, west_domain) = (domain("east"), domain("west"));
+        write_cluster(&east, 101, 1, true).unwrap();
+        write_static(&east, &west, &west_domain, "{}", true).unwrap();
+        set(&east, "west", "imports", json!([import_rule(2)])).unwrap();
+        write_cluster(&west, 101, 2, false).unwrap();
+        write_service(&west).unwrap();
+        write_export(&west).unwrap();
+        write_static(&west, &east, &east_domain, "{}", true).unwrap();
+        set(&west, "east", "exports", json!([rule()])).unwrap();
+        for cluster in [&east, &west] {
+            let files = strait_controller::source::read_manifests(&cluster.manifests()).unwrap();
+            let texts: Vec<_> = files
+                .iter()
+                .map(|f| (f.path.display().to_string(), &f.text))
+                .collect();
+            let loaded = strait_federation_api::manifest::load(&texts);
+            assert!(
+                loaded.errors.is_empty() && loaded.warnings.is_empty(),
+                "{loaded:#?}"
+            );
+        }
+    }
+
+    fn domain(cluster: &str) -> String {
+        format!("{cluster}.{}", "a".repeat(26))
     }
 }

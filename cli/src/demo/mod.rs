@@ -51,7 +51,10 @@ const MEMORY: Duration = Duration::from_secs(60);
 pub(crate) fn demo(args: &DemoArgs) -> Result<Exit, CliError> {
     let failed = |e: io::Error| CliError::failed(format!("demo: {e}"));
     // One thread: the parent-death signal of the clusters follows the thread that started them.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
     let folder = Folder::new(args.keep).map_err(failed)?;
     let mut story = Story::new(args.clone(), &folder.path).map_err(failed)?;
     let mut outcome = None;
@@ -69,7 +72,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Exit, CliError> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        Ok(())
+        Ok::<(), CliError>(())
     })?;
     drop(story);
     match outcome {
@@ -82,11 +85,18 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Exit, CliError> {
 /// Tells the story. `Err` is the step that did not hold.
 async fn tell(args: &DemoArgs, story: &mut Story, folder: &Path) -> Result<(), &'static str> {
     let teller = Teller::new(args.output, STEPS.len());
-    teller.say(&format!("Three Strait clusters on this machine: east, west and north. All they have is in {}\n", folder.display()));
+    teller.say(&format!(
+        "Three Strait clusters on this machine: east, west and north. All they have is in {}\n",
+        folder.display()
+    ));
     let told = story.tell(&teller).await;
     match told {
         Ok(()) => teller.say("\nEvery step held."),
-        Err(_) => story.clusters().iter().flat_map(|c| c.troubles()).for_each(|line| eprintln!("{line}")),
+        Err(_) => story
+            .clusters()
+            .iter()
+            .flat_map(|c| c.troubles())
+            .for_each(|line| eprintln!("{line}")),
     }
     told
 }
@@ -127,10 +137,13 @@ fn in_words(outcome: &Outcome) -> String {
 
 /// What to try, with everything needed to paste.
 fn invitation(story: &mut Story) -> String {
-    let mut text = String::from("\nAll stays up until Ctrl-C, with a quiet load. What answers is told below when it changes. Try:\n\n");
+    let mut text = String::from(
+        "\nAll stays up until Ctrl-C, with a quiet load. What answers is told below when it changes. Try:\n\n",
+    );
     let socks = story.east.addresses.socks;
     text += &format!("  curl -x socks5h://{socks} http://{SERVICE_NAME}:{SERVICE_PORT}\n");
-    let strait = std::env::current_exe().map_or_else(|_| "strait".to_owned(), |exe| exe.display().to_string());
+    let strait =
+        std::env::current_exe().map_or_else(|_| "strait".to_owned(), |exe| exe.display().to_string());
     let state = story.east.state().display().to_string();
     for command in ["get imports", "get federations", "check", "status"] {
         text += &format!("  {strait} {command} --state {state}\n");
@@ -142,7 +155,12 @@ fn invitation(story: &mut Story) -> String {
     for cluster in story.clusters() {
         let pids: Vec<_> = cluster.pids().iter().map(ToString::to_string).collect();
         let admin = cluster.addresses.admin;
-        text += &format!("  {:<6} pids {}, manifests {}, http://{admin}/metrics\n", cluster.name, pids.join(" "), cluster.manifests().display());
+        text += &format!(
+            "  {:<6} pids {}, manifests {}, http://{admin}/metrics\n",
+            cluster.name,
+            pids.join(" "),
+            cluster.manifests().display()
+        );
     }
     text
 }
@@ -163,7 +181,10 @@ impl Folder {
         if !keep {
             let mut command = Command::new(std::env::current_exe()?);
             command.arg("demo-janitor").arg(&folder.path).process_group(0);
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             folder.janitor = Some(command.spawn()?);
         }
         Ok(folder)
@@ -172,7 +193,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let Some(mut janitor) = self.janitor.take() else { return };
+        let Some(mut janitor) = self.janitor.take() else {
+            return;
+        };
         drop(janitor.stdin.take()); // its signal to clean up
         let _ = janitor.wait();
     }

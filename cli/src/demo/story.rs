@@ -80,7 +80,14 @@ impl Story {
         let mut ports = Ports::new();
         let mut cluster = |name| Cluster::new(dir, name, &mut ports);
         let (east, west, north) = (cluster("east")?, cluster("west")?, cluster("north")?);
-        let story = Self { args, east, west, north, octet: ports::octet(), load: None };
+        let story = Self {
+            args,
+            east,
+            west,
+            north,
+            octet: ports::octet(),
+            load: None,
+        };
         for (subnet, cluster) in (1..).zip([&story.east, &story.west, &story.north]) {
             let advertise = !(story.args.dial_out_only && cluster.name == "west");
             manifests::write_cluster(cluster, story.octet, subnet, advertise)?;
@@ -97,7 +104,8 @@ impl Story {
         for (index, name) in STEPS.into_iter().enumerate() {
             let start = Instant::now();
             let told = self.step(name).await;
-            let verdict = told.unwrap_or_else(|why| Verdict::new(false, format!("{name}: {why}"), json!({"error": why})));
+            let verdict = told
+                .unwrap_or_else(|why| Verdict::new(false, format!("{name}: {why}"), json!({"error": why})));
             teller.step(index + 1, name, &verdict, start.elapsed());
             if !verdict.ok {
                 return Err(name);
@@ -138,14 +146,23 @@ impl Story {
         let start = Instant::now();
         for cluster in self.clusters() {
             let with_greeter = cluster.name != "east";
-            cluster.start(with_greeter).map_err(|e| format!("{} does not start: {e}", cluster.name))?;
+            cluster
+                .start(with_greeter)
+                .map_err(|e| format!("{} does not start: {e}", cluster.name))?;
         }
         for cluster in self.clusters() {
             ready(cluster).await?;
         }
         let pids: BTreeMap<_, _> = self.clusters().map(|c| (c.name, c.pids())).into_iter().collect();
-        let listed: Vec<_> = pids.iter().map(|(name, pids)| format!("{name} pid {}", pids.first().unwrap_or(&0))).collect();
-        let text = format!("three clusters started in {} ms: {}", start.elapsed().as_millis(), listed.join(", "));
+        let listed: Vec<_> = pids
+            .iter()
+            .map(|(name, pids)| format!("{name} pid {}", pids.first().unwrap_or(&0)))
+            .collect();
+        let text = format!(
+            "three clusters started in {} ms: {}",
+            start.elapsed().as_millis(),
+            listed.join(", ")
+        );
         let folder = self.east.dir().parent().map(PathBuf::from);
         Ok(Verdict::new(true, text, json!({"pids": pids, "folder": folder})))
     }
@@ -161,27 +178,51 @@ impl Story {
         };
         let mut round_trips = Vec::new();
         for peer in [&self.west, &self.north] {
-            let federation = wait(&format!("east and {} to trust and reach each other", peer.name), async || {
+            let what = format!("east and {} to trust and reach each other", peer.name);
+            let federation = wait(&what, async || {
                 let ours = federation(&self.east, peer.name).await?;
                 let theirs = federation(peer, "east").await?;
-                Ok(ours.filter(|f| is_up(f)).filter(|_| theirs.is_some_and(|f| is_up(&f))))
-            });
-            let rtt = federation.await?.link.rtt.map(round_trip).unwrap_or_else(|| "unknown".to_owned());
+                Ok(ours.filter(is_up).filter(|_| theirs.as_ref().is_some_and(is_up)))
+            })
+            .await?;
+            let rtt = federation
+                .link
+                .rtt
+                .map_or_else(|| "unknown".to_owned(), round_trip);
             round_trips.push(format!("{} (round trip {rtt})", peer.name));
         }
-        let dialled = if self.args.dial_out_only { "; west has no address and dialled out" } else { "" };
-        let text = format!("east joined {} {how} in {} ms{dialled}", round_trips.join(" and "), start.elapsed().as_millis());
-        Ok(Verdict::new(true, text, json!({"how": how, "dialOutOnly": self.args.dial_out_only})))
+        let dialled = if self.args.dial_out_only {
+            "; west has no address and dialled out"
+        } else {
+            ""
+        };
+        let text = format!(
+            "east joined {} {how} in {} ms{dialled}",
+            round_trips.join(" and "),
+            start.elapsed().as_millis()
+        );
+        Ok(Verdict::new(
+            true,
+            text,
+            json!({"how": how, "dialOutOnly": self.args.dial_out_only}),
+        ))
     }
 
     async fn join_by_invite(&self) -> Result<(), String> {
         for peer in [&self.west, &self.north] {
-            let invite = Request::Invite { federation: peer.name.to_owned(), ttl: None };
+            let invite = Request::Invite {
+                federation: peer.name.to_owned(),
+                ttl: None,
+            };
             let token = match self.east.ask(invite).await? {
                 Reply::Invited { token, .. } => token,
                 other => return Err(format!("east: unexpected reply {other:?}")),
             };
-            peer.ask(Request::Join { token, federation: Some("east".to_owned()) }).await?;
+            peer.ask(Request::Join {
+                token,
+                federation: Some("east".to_owned()),
+            })
+            .await?;
         }
         Ok(())
     }
@@ -202,7 +243,12 @@ impl Story {
         let start = Instant::now();
         for (peer, priority) in [(&self.west, 1), (&self.north, 2)] {
             set(peer, "east", "exports", json!([manifests::rule()]))?;
-            set(&self.east, peer.name, "imports", json!([manifests::import_rule(priority)]))?;
+            set(
+                &self.east,
+                peer.name,
+                "imports",
+                json!([manifests::import_rule(priority)]),
+            )?;
         }
         let import = self.import_from(&["north", "west"]).await?;
         let vip = import.vips.first().map(ToString::to_string).unwrap_or_default();
@@ -210,11 +256,20 @@ impl Story {
             "west and north export {SERVICE}, east imports it from both in {} ms: {SERVICE_NAME} is {vip} here",
             start.elapsed().as_millis()
         );
-        Ok(Verdict::new(!vip.is_empty(), text, json!({"vip": vip, "name": SERVICE_NAME})))
+        Ok(Verdict::new(
+            !vip.is_empty(),
+            text,
+            json!({"vip": vip, "name": SERVICE_NAME}),
+        ))
     }
 
     async fn steady(&mut self) -> Told {
-        let load = Load::start(self.east.addresses.socks, SERVICE_NAME.to_owned(), SERVICE_PORT, self.args.rate);
+        let load = Load::start(
+            self.east.addresses.socks,
+            SERVICE_NAME.to_owned(),
+            SERVICE_PORT,
+            self.args.rate,
+        );
         self.load = Some(load);
         // The first requests warm what is lazy; the watch begins when they have shown the way to be open.
         self.settled("west").await?;
@@ -227,12 +282,20 @@ impl Story {
         self.west.kill();
         let to = from + WATCH_KILL;
         self.running()?.settle(to).await;
-        Ok(judge::killed(&self.records()?, Window { from, to }, self.args.rate, "west", "north"))
+        Ok(judge::killed(
+            &self.records()?,
+            Window { from, to },
+            self.args.rate,
+            "west",
+            "north",
+        ))
     }
 
     async fn west_returned(&mut self) -> Told {
         let from = self.running()?.now();
-        self.west.start(true).map_err(|e| format!("west does not start: {e}"))?;
+        self.west
+            .start(true)
+            .map_err(|e| format!("west does not start: {e}"))?;
         ready(&mut self.west).await?;
         self.moved_to("west", from, "west is back").await
     }
@@ -262,17 +325,34 @@ impl Story {
             before.sequence,
             after.sequence
         );
-        Ok(judge::undisturbed(&self.records()?, Window { from, to }, self.args.rate, &what))
+        Ok(judge::undisturbed(
+            &self.records()?,
+            Window { from, to },
+            self.args.rate,
+            &what,
+        ))
     }
 
     async fn edited_live(&mut self) -> Told {
         let from = self.running()?.now();
         let prefer = |story: &Self, west: u16, north: u16| {
-            set(&story.east, "west", "imports", json!([manifests::import_rule(west)]))?;
-            set(&story.east, "north", "imports", json!([manifests::import_rule(north)]))
+            set(
+                &story.east,
+                "west",
+                "imports",
+                json!([manifests::import_rule(west)]),
+            )?;
+            set(
+                &story.east,
+                "north",
+                "imports",
+                json!([manifests::import_rule(north)]),
+            )
         };
         prefer(self, 2, 1)?;
-        let there = self.moved_to("north", from, "east's manifests edited to prefer north").await?;
+        let there = self
+            .moved_to("north", from, "east's manifests edited to prefer north")
+            .await?;
         if !there.ok {
             return Ok(there);
         }
@@ -280,27 +360,44 @@ impl Story {
         prefer(self, 1, 2)?;
         let back = self.moved_to("west", from, "edited back").await?;
         let figures = json!({"there": there.figures, "back": back.figures});
-        Ok(Verdict::new(back.ok, format!("{}; {}", there.text, back.text), figures))
+        Ok(Verdict::new(
+            back.ok,
+            format!("{}; {}", there.text, back.text),
+            figures,
+        ))
     }
 
     async fn west_unexported(&mut self) -> Told {
         let from = self.running()?.now();
-        manifests::remove_export(&self.west).map_err(|e| format!("cannot remove west's ServiceExport: {e}"))?;
-        self.moved_to("north", from, "west took its ServiceExport back").await
+        manifests::remove_export(&self.west)
+            .map_err(|e| format!("cannot remove west's ServiceExport: {e}"))?;
+        self.moved_to("north", from, "west took its ServiceExport back")
+            .await
     }
 
     async fn refused(&mut self) -> Told {
         set(&self.north, "east", "exports", json!([]))?;
         wait("east to withdraw the import", async || {
             let status = self.east.status().await?;
-            Ok(status.controller.imports.imports.iter().all(|i| i.service.to_string() != SERVICE).then_some(()))
+            Ok(status
+                .controller
+                .imports
+                .imports
+                .iter()
+                .all(|i| i.service.to_string() != SERVICE)
+                .then_some(()))
         })
         .await?;
         // The control plane has withdrawn it; the data plane follows within one hand-over.
         sleep(POLL * 2).await;
         let window = self.watch(Duration::from_secs(1)).await?;
         let explained = "north's Federation no longer exports it and east's imports no longer list it";
-        Ok(judge::refused(&self.records()?, window, self.args.rate, explained))
+        Ok(judge::refused(
+            &self.records()?,
+            window,
+            self.args.rate,
+            explained,
+        ))
     }
 
     async fn exported_again(&mut self) -> Told {
@@ -309,7 +406,11 @@ impl Story {
         let start = Instant::now();
         let window = self.settled("west").await?;
         let verdict = judge::steady(&self.records()?, window, self.args.rate, "west");
-        let text = format!("exported again, served after {} ms: {}", start.elapsed().as_millis(), verdict.text);
+        let text = format!(
+            "exported again, served after {} ms: {}",
+            start.elapsed().as_millis(),
+            verdict.text
+        );
         Ok(Verdict { text, ..verdict })
     }
 
@@ -327,7 +428,13 @@ impl Story {
         let settled = self.settled(cluster).await.ok();
         let to = settled.map_or_else(|| self.load.as_ref().map(Load::now).unwrap_or(from), |w| w.to);
         self.running()?.settle(to).await;
-        let mut verdict = judge::moved(&self.records()?, Window { from, to }, settled, self.args.rate, cluster);
+        let mut verdict = judge::moved(
+            &self.records()?,
+            Window { from, to },
+            settled,
+            self.args.rate,
+            cluster,
+        );
         verdict.text = format!("{what}: {}", verdict.text);
         if !verdict.ok {
             self.all_alive()?;
@@ -339,15 +446,18 @@ impl Story {
     async fn settled(&self, cluster: &str) -> Result<Window, String> {
         let load = self.running()?;
         let rate = self.args.rate;
-        wait(&format!("{cluster} to answer every request for {} ms", SETTLED.as_millis()), async || {
-            let to = load.now();
-            let from = to.saturating_sub(SETTLED);
-            load.settle(to).await;
-            let records = load.records();
-            let enough = (f64::from(rate) * SETTLED.as_secs_f64() / 2.0) as u64;
-            let settled = record::all_from(&records, from, to, cluster, enough.max(1));
-            Ok(settled.then_some(Window { from, to }))
-        })
+        wait(
+            &format!("{cluster} to answer every request for {} ms", SETTLED.as_millis()),
+            async || {
+                let to = load.now();
+                let from = to.saturating_sub(SETTLED);
+                load.settle(to).await;
+                let records = load.records();
+                let enough = (f64::from(rate) * SETTLED.as_secs_f64() / 2.0) as u64;
+                let settled = record::all_from(&records, from, to, cluster, enough.max(1));
+                Ok(settled.then_some(Window { from, to }))
+            },
+        )
         .await
     }
 
@@ -365,7 +475,9 @@ impl Story {
     }
 
     fn running(&self) -> Result<&Load, String> {
-        self.load.as_ref().ok_or_else(|| "the load does not run".to_owned())
+        self.load
+            .as_ref()
+            .ok_or_else(|| "the load does not run".to_owned())
     }
 
     fn records(&self) -> Result<Vec<record::Record>, String> {
@@ -374,11 +486,14 @@ impl Story {
 
     /// Waits until east imports the service from exactly these peers, each with something ready.
     async fn import_from(&self, peers: &[&str]) -> Result<ImportView, String> {
-        wait(&format!("east to import {SERVICE} from {}", peers.join(" and ")), async || {
-            let imports = self.east.status().await?.controller.imports.imports;
-            let import = imports.into_iter().find(|i| i.service.to_string() == SERVICE);
-            Ok(import.filter(|i| served_by(i) == peers))
-        })
+        wait(
+            &format!("east to import {SERVICE} from {}", peers.join(" and ")),
+            async || {
+                let imports = self.east.status().await?.controller.imports.imports;
+                let import = imports.into_iter().find(|i| i.service.to_string() == SERVICE);
+                Ok(import.filter(|i| served_by(i) == peers))
+            },
+        )
         .await
     }
 }
@@ -395,12 +510,23 @@ fn served_by(import: &ImportView) -> Vec<&str> {
 }
 
 fn is_up(federation: &FederationView) -> bool {
-    let holds = |kind: &str| federation.conditions.iter().any(|c| c.kind == kind && c.status == ConditionStatus::True);
+    let holds = |kind: &str| {
+        federation
+            .conditions
+            .iter()
+            .any(|c| c.kind == kind && c.status == ConditionStatus::True)
+    };
     holds("Trusted") && holds("Connected")
 }
 
 async fn federation(cluster: &Cluster, name: &str) -> Result<Option<FederationView>, String> {
-    Ok(cluster.status().await?.controller.federations.into_iter().find(|f| f.name == name))
+    Ok(cluster
+        .status()
+        .await?
+        .controller
+        .federations
+        .into_iter()
+        .find(|f| f.name == name))
 }
 
 async fn bundle(cluster: &Cluster) -> Result<(String, String), String> {
@@ -410,7 +536,10 @@ async fn bundle(cluster: &Cluster) -> Result<(String, String), String> {
     }
 }
 
-async fn rotation(cluster: &Cluster, action: RotateAction) -> Result<strait_federation_api::view::RotationView, String> {
+async fn rotation(
+    cluster: &Cluster,
+    action: RotateAction,
+) -> Result<strait_federation_api::view::RotationView, String> {
     match cluster.ask(Request::RotateRoot { action }).await? {
         Reply::Rotation(view) => Ok(view),
         other => Err(format!("{}: unexpected reply {other:?}", cluster.name)),
@@ -419,7 +548,9 @@ async fn rotation(cluster: &Cluster, action: RotateAction) -> Result<strait_fede
 
 fn set(cluster: &Cluster, federation: &str, field: &str, to: serde_json::Value) -> Result<(), String> {
     let written = manifests::set(cluster, federation, field, to);
-    written.map(drop).map_err(|e| format!("{}: cannot edit Federation {federation}: {e}", cluster.name))
+    written
+        .map(drop)
+        .map_err(|e| format!("{}: cannot edit Federation {federation}: {e}", cluster.name))
 }
 
 /// Waits until a cluster is ready, or says that its process has ended.
@@ -433,7 +564,11 @@ async fn ready(cluster: &mut Cluster) -> Result<(), String> {
             Err(why) => why,
         };
         if start.elapsed() > PATIENCE {
-            return Err(format!("{} is not ready after {} s: {waiting}", cluster.name, PATIENCE.as_secs()));
+            return Err(format!(
+                "{} is not ready after {} s: {waiting}",
+                cluster.name,
+                PATIENCE.as_secs()
+            ));
         }
         sleep(POLL).await;
     }
