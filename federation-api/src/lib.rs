@@ -6,6 +6,7 @@
 
 pub mod catalog;
 pub mod control;
+pub mod exchange;
 pub mod ids;
 pub mod manifest;
 pub mod names;

@@ -1,0 +1,44 @@
+//! Protobuf to and from the exchange's plain values: the edge where a peer's bytes are parsed.
+//!
+//! Owns the generated types and the conversions. Decoding is total: any envelope yields an [`Inbound`](super::Inbound), never a
+//! panic, and a broken object is named if its name can be read. Never decides what follows from it. Called by the controller's
+//! gRPC shell, which must bound messages to [`MESSAGE_MAX`](super::MESSAGE_MAX).
+
+mod decode;
+mod encode;
+mod join;
+
+pub use decode::decode;
+pub use encode::encode;
+pub use join::{JoinReply, JoinRequest, Joined, PROOF_LEN, decode_reply, encode_reply};
+
+/// Generated from `proto/strait/exchange/v1/exchange.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::use_self,
+    clippy::or_fun_call,
+    reason = "generated code"
+)]
+pub mod exchange_v1 {
+    tonic::include_proto!("strait.exchange.v1");
+}
+
+/// Generated from `proto/strait/join/v1/join.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::use_self,
+    clippy::or_fun_call,
+    reason = "generated code"
+)]
+pub mod join_v1 {
+    tonic::include_proto!("strait.join.v1");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Round trips, unknown bodies, and arbitrary bytes.
