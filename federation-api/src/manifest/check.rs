@@ -28,7 +28,7 @@ pub(super) fn all(loader: &mut Loader) {
     let cluster = loader.set.cluster.clone();
     match &cluster {
         Some(c) => check_cluster(loader, c),
-        None if !loader.has_cluster => loader.error_without_place(
+        None if !loader.may_have_cluster => loader.error_without_place(
             ErrorCode::MissingCluster,
             "no document describes this cluster",
             "add one with apiVersion: strait.dev/v1alpha1, kind: Cluster and metadata: {name: THIS-CLUSTER}",
@@ -40,37 +40,77 @@ pub(super) fn all(loader: &mut Loader) {
 }
 
 fn check_cluster(loader: &mut Loader, cluster: &Cluster) {
-    let Some(source) = loader.source("Cluster", &cluster.id) else { return };
+    let Some(source) = loader.source("Cluster", &cluster.id) else {
+        return;
+    };
     let spec = &cluster.spec;
-    addresses(loader, &source, "spec.advertise", &spec.advertise, spec.allow_loopback);
+    addresses(
+        loader,
+        &source,
+        "spec.advertise",
+        &spec.advertise,
+        spec.allow_loopback,
+    );
     if spec.listen == Listener::Off {
         let problem = "a gateway must listen: it dials from this socket too";
-        loader.error_at(&source, "spec.listen", ErrorCode::BadListener, problem, "write ip:port, such as 0.0.0.0:7443");
+        loader.error_at(
+            &source,
+            "spec.listen",
+            ErrorCode::BadListener,
+            problem,
+            "write ip:port, such as 0.0.0.0:7443",
+        );
     }
     for (i, net) in spec.vip_range.nets().iter().enumerate() {
         if let Some((cidr, owner)) = taken_by(net) {
             let problem = format!("{net} overlaps {cidr}, which {owner} gives out by default");
             let fix = "take another range if that may run here too";
-            loader.warn_at(&source, &format!("spec.vipRange[{i}]"), ErrorCode::RangeTaken, problem, fix);
+            loader.warn_at(
+                &source,
+                &format!("spec.vipRange[{i}]"),
+                ErrorCode::RangeTaken,
+                problem,
+                fix,
+            );
         }
     }
     listeners(loader, &source, cluster);
     let bounds: [(&str, u64, u64); 3] = [
         ("spec.workers", spec.workers.unwrap_or(1).into(), 256),
-        ("spec.limits.streamsPerPeer", spec.limits.streams_per_peer.into(), 1_000_000),
-        ("spec.limits.servicesPerPeer", spec.limits.services_per_peer.into(), 1_000_000),
+        (
+            "spec.limits.streamsPerPeer",
+            spec.limits.streams_per_peer.into(),
+            1_000_000,
+        ),
+        (
+            "spec.limits.servicesPerPeer",
+            spec.limits.services_per_peer.into(),
+            1_000_000,
+        ),
     ];
     for (path, value, max) in bounds {
         if value == 0 || value > max {
             let fix = format!("use a whole number from 1 to {max}");
-            loader.error_at(&source, path, ErrorCode::OutOfRange, format!("{value} is out of range"), fix);
+            loader.error_at(
+                &source,
+                path,
+                ErrorCode::OutOfRange,
+                format!("{value} is out of range"),
+                fix,
+            );
         }
     }
     // Less than one receive window cannot move a stream.
     let smallest = 1 << 20;
     if spec.limits.memory_per_peer.0 < smallest {
         let problem = format!("{} is too small", spec.limits.memory_per_peer);
-        loader.error_at(&source, "spec.limits.memoryPerPeer", ErrorCode::OutOfRange, problem, "give at least 1Mi");
+        loader.error_at(
+            &source,
+            "spec.limits.memoryPerPeer",
+            ErrorCode::OutOfRange,
+            problem,
+            "give at least 1Mi",
+        );
     }
 }
 
@@ -83,21 +123,44 @@ fn listeners(loader: &mut Loader, source: &Source, cluster: &Cluster) {
         ("spec.admin", spec.admin),
     ];
     for (i, (path, listener)) in all.iter().enumerate() {
-        let Some(address) = listener.address().filter(|a| a.port() != 0) else { continue };
-        let clash = all.iter().take(i).find(|(_, other)| other.address() == Some(address));
+        let Some(address) = listener.address().filter(|a| a.port() != 0) else {
+            continue;
+        };
+        let clash = all
+            .iter()
+            .take(i)
+            .find(|(_, other)| other.address() == Some(address));
         if let Some((other, _)) = clash {
             let problem = format!("{address} is the address of {other} too");
-            loader.error_at(source, path, ErrorCode::ListenerClash, problem, "give each listener its own port, or off");
+            loader.error_at(
+                source,
+                path,
+                ErrorCode::ListenerClash,
+                problem,
+                "give each listener its own port, or off",
+            );
         }
     }
     for (i, upstream) in spec.dns.upstreams.iter().enumerate() {
         let path = format!("spec.dns.upstreams[{i}]");
         if spec.dns.listen.address() == Some(*upstream) {
             let problem = format!("{upstream} is this name server itself");
-            loader.error_at(source, &path, ErrorCode::UpstreamLoop, problem, "name another name server");
+            loader.error_at(
+                source,
+                &path,
+                ErrorCode::UpstreamLoop,
+                problem,
+                "name another name server",
+            );
         } else if upstream.port() == 0 || upstream.ip().is_unspecified() {
             let problem = format!("{upstream} cannot be asked");
-            loader.error_at(source, &path, ErrorCode::BadAddress, problem, "write ip:port, such as 10.0.0.10:53");
+            loader.error_at(
+                source,
+                &path,
+                ErrorCode::BadAddress,
+                problem,
+                "write ip:port, such as 10.0.0.10:53",
+            );
         }
     }
 }
@@ -130,11 +193,19 @@ fn federations(loader: &mut Loader, cluster: Option<&Cluster>) {
     let mut peers: BTreeMap<ClusterId, FederationName> = BTreeMap::new();
     let mut domains: BTreeMap<TrustDomain, FederationName> = BTreeMap::new();
     for f in &all {
-        let Some(source) = loader.source("Federation", &f.name) else { continue };
+        let Some(source) = loader.source("Federation", &f.name) else {
+            continue;
+        };
         if let Some(peer) = &f.spec.peer {
             if cluster.is_some_and(|c| c.id == peer.cluster) {
                 let problem = format!("{} is this very cluster", peer.cluster);
-                loader.error_at(&source, "spec.peer.cluster", ErrorCode::PeerIsSelf, problem, "name the other cluster");
+                loader.error_at(
+                    &source,
+                    "spec.peer.cluster",
+                    ErrorCode::PeerIsSelf,
+                    problem,
+                    "name the other cluster",
+                );
             }
             if let Some(first) = peers.insert(peer.cluster.clone(), f.name.clone()) {
                 let problem = format!("the Federation {first} names the cluster {} too", peer.cluster);
@@ -149,7 +220,13 @@ fn federations(loader: &mut Loader, cluster: Option<&Cluster>) {
         {
             let problem = format!("the Federation {first} lists this trust domain too");
             let fix = "give the trust domain of this peer, as `strait bundle` prints it there";
-            loader.error_at(&source, "spec.trust.static.trustDomain", ErrorCode::TrustDomainTaken, problem, fix);
+            loader.error_at(
+                &source,
+                "spec.trust.static.trustDomain",
+                ErrorCode::TrustDomainTaken,
+                problem,
+                fix,
+            );
         }
         trust(loader, &source, f);
         export_rules(loader, &source, f);
@@ -162,12 +239,24 @@ fn trust(loader: &mut Loader, source: &Source, f: &Federation) {
         Trust::Invite(invite) => {
             if invite.serial == 0 {
                 let path = "spec.trust.invite.serial";
-                loader.error_at(source, path, ErrorCode::OutOfRange, "0 is out of range", "start with 1");
+                loader.error_at(
+                    source,
+                    path,
+                    ErrorCode::OutOfRange,
+                    "0 is out of range",
+                    "start with 1",
+                );
             }
             if invite.ttl.get().as_secs() > INVITE_TTL_MAX_SECS {
                 let problem = format!("{} is too long for a token", invite.ttl);
                 let path = "spec.trust.invite.ttl";
-                loader.error_at(source, path, ErrorCode::OutOfRange, problem, "use at most 720h (30 days)");
+                loader.error_at(
+                    source,
+                    path,
+                    ErrorCode::OutOfRange,
+                    problem,
+                    "use at most 720h (30 days)",
+                );
             }
         }
         Trust::Join(TokenSource::TokenSecretRef(_)) => {
@@ -178,7 +267,9 @@ fn trust(loader: &mut Loader, source: &Source, f: &Federation) {
         }
         Trust::Static(s) => {
             match &s.bundle {
-                BundleSource::Ref(_) => reference(loader, source, "spec.trust.static.bundleRef", "bundleFile"),
+                BundleSource::Ref(_) => {
+                    reference(loader, source, "spec.trust.static.bundleRef", "bundleFile")
+                }
                 BundleSource::File(file) => empty_path(loader, source, "spec.trust.static.bundleFile", file),
             }
             static_peer(loader, source, f, &s.trust_domain);
@@ -199,25 +290,49 @@ fn static_peer(loader: &mut Loader, source: &Source, f: &Federation, domain: &Tr
     if !begins {
         let problem = format!("{domain} does not begin with the peer's ClusterId {peer}");
         let fix = "give the Strait trust domain of this peer, as `strait bundle` prints it there";
-        loader.warn_at(source, "spec.trust.static.trustDomain", ErrorCode::TrustDomainMismatch, problem, fix);
+        loader.warn_at(
+            source,
+            "spec.trust.static.trustDomain",
+            ErrorCode::TrustDomainMismatch,
+            problem,
+            fix,
+        );
     }
 }
 
 fn reference(loader: &mut Loader, source: &Source, path: &str, instead: &str) {
     let problem = "refers to a Kubernetes object, and this process runs from files";
-    loader.error_at(source, path, ErrorCode::RefWithoutKubernetes, problem, format!("use {instead}"));
+    loader.error_at(
+        source,
+        path,
+        ErrorCode::RefWithoutKubernetes,
+        problem,
+        format!("use {instead}"),
+    );
 }
 
 fn empty_path(loader: &mut Loader, source: &Source, path: &str, file: &std::path::Path) {
     if file.as_os_str().is_empty() {
-        loader.error_at(source, path, ErrorCode::BadValue, "is empty", "give the path of the file");
+        loader.error_at(
+            source,
+            path,
+            ErrorCode::BadValue,
+            "is empty",
+            "give the path of the file",
+        );
     }
 }
 
 fn too_many(loader: &mut Loader, source: &Source, path: &str, len: usize) -> bool {
     if len > MAX_RULES {
         let problem = format!("lists {len} rules, the limit is {MAX_RULES}");
-        loader.error_at(source, path, ErrorCode::TooLarge, problem, "use rules for whole namespaces");
+        loader.error_at(
+            source,
+            path,
+            ErrorCode::TooLarge,
+            problem,
+            "use rules for whole namespaces",
+        );
     }
     len > MAX_RULES
 }
@@ -234,11 +349,18 @@ fn export_rules(loader: &mut Loader, source: &Source, f: &Federation) {
             loader.warn_at(source, &path, ErrorCode::RuleNeverMatches, problem, "remove it");
             continue;
         }
-        let (Some(Pattern::Name(ns)), Some(Pattern::Name(name))) = (&rule.namespace, &rule.name) else { continue };
-        let Ok(key) = ServiceKey::parse(ns.as_str(), name.as_str()) else { continue };
+        let (Some(Pattern::Name(ns)), Some(Pattern::Name(name))) = (&rule.namespace, &rule.name) else {
+            continue;
+        };
+        let Ok(key) = ServiceKey::parse(ns.as_str(), name.as_str()) else {
+            continue;
+        };
         if !loader.set.service_exports.contains_key(&key) && !loader.is_broken("ServiceExport", &key) {
             let problem = format!("there is no ServiceExport {key}, so the rule offers nothing");
-            let fix = format!("add a ServiceExport named {} in namespace {}", key.name, key.namespace);
+            let fix = format!(
+                "add a ServiceExport named {} in namespace {}",
+                key.name, key.namespace
+            );
             loader.warn_at(source, &path, ErrorCode::ExportNotFound, problem, fix);
         }
     }
@@ -255,14 +377,26 @@ fn import_rules(loader: &mut Loader, source: &Source, f: &Federation) {
         let path = format!("spec.imports[{i}]");
         if let Some(&first) = sides.get(&(rule.namespace.as_ref(), rule.name.as_ref())) {
             let problem = format!("never decides: rule {first} matches the same services and comes first");
-            loader.error_at(source, &path, ErrorCode::RuleNeverMatches, problem, "remove one of the two");
+            loader.error_at(
+                source,
+                &path,
+                ErrorCode::RuleNeverMatches,
+                problem,
+                "remove one of the two",
+            );
             continue;
         }
         sides.insert((rule.namespace.as_ref(), rule.name.as_ref()), i);
         if renames_many(rule) {
             let problem = "gives one local name to every service the rule matches";
             let fix = "name one service with namespace and name, or keep only as.namespace";
-            loader.error_at(source, &format!("{path}.as.name"), ErrorCode::AsNeedsName, problem, fix);
+            loader.error_at(
+                source,
+                &format!("{path}.as.name"),
+                ErrorCode::AsNeedsName,
+                problem,
+                fix,
+            );
             continue;
         }
         let Some(remote) = rule.exact() else { continue };

@@ -33,8 +33,12 @@ pub(super) fn all(loader: &mut Loader) {
     }
     let exports: Vec<_> = loader.set.service_exports.values().cloned().collect();
     for export in exports {
-        let Some(source) = loader.source("ServiceExport", &export.key) else { continue };
-        let Some(service) = loader.set.services.get(&export.key) else { continue };
+        let Some(source) = loader.source("ServiceExport", &export.key) else {
+            continue;
+        };
+        let Some(service) = loader.set.services.get(&export.key) else {
+            continue;
+        };
         let missing: Vec<u16> = (export.replayable_ports.iter().copied())
             .filter(|port| service.spec.ports.iter().all(|p| p.port != *port))
             .collect();
@@ -48,10 +52,18 @@ pub(super) fn all(loader: &mut Loader) {
 }
 
 fn check_service(loader: &mut Loader, service: &Service) {
-    let Some(source) = loader.source("Service", &service.key) else { return };
+    let Some(source) = loader.source("Service", &service.key) else {
+        return;
+    };
     let spec = &service.spec;
     if spec.ports.is_empty() && spec.kind != ServiceType::ExternalName && !spec.is_headless() {
-        loader.error_at(&source, "spec.ports", ErrorCode::NoPorts, "the Service has no port", "add spec.ports");
+        loader.error_at(
+            &source,
+            "spec.ports",
+            ErrorCode::NoPorts,
+            "the Service has no port",
+            "add spec.ports",
+        );
     }
     for (i, port) in spec.ports.iter().enumerate() {
         let path = format!("spec.ports[{i}]");
@@ -62,12 +74,24 @@ fn check_service(loader: &mut Loader, service: &Service) {
         } else if port.name.is_some() && before().any(|p| p.name == port.name) {
             let problem = "has the name of a port before it";
             let at = format!("{path}.name");
-            loader.error_at(&source, &at, ErrorCode::DuplicatePortName, problem, "give each port its own name");
+            loader.error_at(
+                &source,
+                &at,
+                ErrorCode::DuplicatePortName,
+                problem,
+                "give each port its own name",
+            );
         }
         if before().any(|p| (p.protocol, p.port) == (port.protocol, port.port)) {
             let problem = format!("{}/{} is listed before", port.protocol, port.port);
             let at = format!("{path}.port");
-            loader.error_at(&source, &at, ErrorCode::DuplicatePort, problem, "list each port once");
+            loader.error_at(
+                &source,
+                &at,
+                ErrorCode::DuplicatePort,
+                problem,
+                "list each port once",
+            );
         }
     }
     let timeout = spec
@@ -80,25 +104,53 @@ fn check_service(loader: &mut Loader, service: &Service) {
         let fix = format!("use 1 to {AFFINITY_MAX_SECS} seconds");
         loader.error_at(&source, path, ErrorCode::OutOfRange, "is out of range", fix);
     }
-    if spec.ip_families.len() > 2 || (spec.ip_families.len() == 2 && spec.ip_families.first() == spec.ip_families.get(1)) {
+    if spec.ip_families.len() > 2
+        || (spec.ip_families.len() == 2 && spec.ip_families.first() == spec.ip_families.get(1))
+    {
         let fix = "list IPv4, IPv6, or both";
-        loader.error_at(&source, "spec.ipFamilies", ErrorCode::BadValue, "lists a family twice", fix);
+        loader.error_at(
+            &source,
+            "spec.ipFamilies",
+            ErrorCode::BadValue,
+            "lists a family twice",
+            fix,
+        );
     }
 }
 
 fn check_slice(loader: &mut Loader, slice: &EndpointSlice) {
     let id = format!("{}/{}", slice.namespace, slice.name);
-    let Some(source) = loader.source("EndpointSlice", id) else { return };
+    let Some(source) = loader.source("EndpointSlice", id) else {
+        return;
+    };
     if slice.spec.address_type == AddressType::Fqdn {
         let problem = "names cannot be endpoints here: nothing says when they change";
-        return loader.error_at(&source, "addressType", ErrorCode::AddressFamily, problem, "list IPv4 or IPv6 addresses");
+        return loader.error_at(
+            &source,
+            "addressType",
+            ErrorCode::AddressFamily,
+            problem,
+            "list IPv4 or IPv6 addresses",
+        );
     }
     addresses(loader, &source, slice);
     for (i, port) in slice.spec.ports.iter().enumerate() {
-        if slice.spec.ports.iter().take(i).any(|p| (&p.name, p.protocol) == (&port.name, port.protocol)) {
+        if slice
+            .spec
+            .ports
+            .iter()
+            .take(i)
+            .any(|p| (&p.name, p.protocol) == (&port.name, port.protocol))
+        {
             let problem = "has the name of a port before it";
             let path = format!("ports[{i}]");
-            loader.error_at(&source, &path, ErrorCode::DuplicatePortName, problem, "give each port its own name");
+            loader.error_at(
+                &source,
+                &path,
+                ErrorCode::DuplicatePortName,
+                problem,
+                "give each port its own name",
+            );
         }
     }
     belongs(loader, &source, slice);
@@ -108,7 +160,13 @@ fn addresses(loader: &mut Loader, source: &Source, slice: &EndpointSlice) {
     for (i, endpoint) in slice.spec.endpoints.iter().enumerate() {
         let path = format!("endpoints[{i}].addresses");
         if endpoint.addresses.is_empty() {
-            loader.error_at(source, &path, ErrorCode::MissingField, "lists no address", "add the endpoint's IP address");
+            loader.error_at(
+                source,
+                &path,
+                ErrorCode::MissingField,
+                "lists no address",
+                "add the endpoint's IP address",
+            );
         }
         for (j, address) in endpoint.addresses.iter().enumerate() {
             let (family, text) = match address {
@@ -117,10 +175,20 @@ fn addresses(loader: &mut Loader, source: &Source, slice: &EndpointSlice) {
                 EndpointAddress::Other(text) => (None, shown(text)),
             };
             if family != Some(slice.spec.address_type) {
-                let wanted = if slice.spec.address_type == AddressType::V4 { "IPv4" } else { "IPv6" };
+                let wanted = if slice.spec.address_type == AddressType::V4 {
+                    "IPv4"
+                } else {
+                    "IPv6"
+                };
                 let problem = format!("{text} is not an {wanted} address");
                 let fix = "put addresses of another family into a slice of their own";
-                loader.error_at(source, &format!("{path}[{j}]"), ErrorCode::AddressFamily, problem, fix);
+                loader.error_at(
+                    source,
+                    &format!("{path}[{j}]"),
+                    ErrorCode::AddressFamily,
+                    problem,
+                    fix,
+                );
             }
         }
     }
@@ -136,7 +204,13 @@ fn belongs(loader: &mut Loader, source: &Source, slice: &EndpointSlice) {
         if !loader.is_broken("Service", &key) {
             let problem = format!("there is no Service {key}");
             let fix = "correct the label kubernetes.io/service-name, or add the Service";
-            loader.warn_at(source, "metadata.labels", ErrorCode::SliceWithoutService, problem, fix);
+            loader.warn_at(
+                source,
+                "metadata.labels",
+                ErrorCode::SliceWithoutService,
+                problem,
+                fix,
+            );
         }
         return;
     };
@@ -146,10 +220,24 @@ fn belongs(loader: &mut Loader, source: &Source, slice: &EndpointSlice) {
     };
     for (i, port) in slice.spec.ports.iter().enumerate().filter(|(_, p)| unknown(p)) {
         let name = port.name.as_ref().map_or("without a name", |n| n.as_str());
-        let known: Vec<&str> = service.spec.ports.iter().map(|p| p.name.as_ref().map_or("(none)", |n| n.as_str())).collect();
-        let problem = format!("the Service {key} has no {} port {name}, so this one serves nothing", port.protocol);
+        let known: Vec<&str> = service
+            .spec
+            .ports
+            .iter()
+            .map(|p| p.name.as_ref().map_or("(none)", |n| n.as_str()))
+            .collect();
+        let problem = format!(
+            "the Service {key} has no {} port {name}, so this one serves nothing",
+            port.protocol
+        );
         let fix = format!("use a port name of the Service: {}", known.join(", "));
-        loader.warn_at(source, &format!("ports[{i}]"), ErrorCode::SlicePortUnknown, problem, fix);
+        loader.warn_at(
+            source,
+            &format!("ports[{i}]"),
+            ErrorCode::SlicePortUnknown,
+            problem,
+            fix,
+        );
     }
 }
 
@@ -167,7 +255,13 @@ pub(super) fn annotations(
             REPLAYABLE_PORTS => ports(value).map(|p| replayable = p),
             _ => {
                 let fix = format!("remove it{}", suggestion(key, &[HEALTH_CHECK, REPLAYABLE_PORTS]));
-                loader.error(source, &path, ErrorCode::UnknownAnnotation, "is not an annotation of Strait", fix);
+                loader.error(
+                    source,
+                    &path,
+                    ErrorCode::UnknownAnnotation,
+                    "is not an annotation of Strait",
+                    fix,
+                );
                 clean = false;
                 continue;
             }
@@ -193,7 +287,9 @@ pub(super) fn health_check(value: &str) -> Result<HealthCheck, Refusal> {
         "off" => Ok(HealthCheck::Off),
         "tcp" => Ok(HealthCheck::Tcp),
         _ => match value.strip_prefix("http:") {
-            Some(path) if is_request_path(path) => Ok(HealthCheck::Http { path: Arc::from(path) }),
+            Some(path) if is_request_path(path) => Ok(HealthCheck::Http {
+                path: Arc::from(path),
+            }),
             _ => refuse(),
         },
     }
@@ -227,4 +323,3 @@ pub(super) fn ports(value: &str) -> Result<Vec<u16>, Refusal> {
         Err(("lists a port twice".to_owned(), fix))
     }
 }
-

@@ -50,7 +50,9 @@ pub(crate) fn read<T: DeserializeOwned>(
             Err(e) => e.at(base),
         };
         clean = false;
-        let Some(drop) = error.take_out(&mut ctx.left_out, problems) else { break };
+        let Some(drop) = error.take_out(&mut ctx.left_out, problems) else {
+            break;
+        };
         if &drop == base {
             break;
         }
@@ -102,7 +104,10 @@ impl DeError {
     fn take_out(self, left_out: &mut BTreeSet<FieldPath>, problems: &mut Vec<Problem>) -> Option<FieldPath> {
         let path = self.path.unwrap_or_default();
         let field = self.missing.map_or_else(|| path.clone(), |m| path.key(m));
-        let follows = left_out.contains(&field);
+        // What is wrong with a whole after a part of it was taken out follows from that part.
+        let part_is_out = |p: &FieldPath| p.0.len() > path.0.len() && p.0.starts_with(&path.0);
+        let follows =
+            left_out.contains(&field) || (self.missing.is_none() && left_out.iter().any(part_is_out));
         if !follows {
             problems.push(Problem {
                 path: field,
@@ -142,12 +147,24 @@ impl de::Error for DeError {
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::new(ErrorCode::WrongType, format!("is {unexpected}"), format!("write {expected}"))
+        Self::new(
+            ErrorCode::WrongType,
+            format!("is {unexpected}"),
+            format!("write {expected}"),
+        )
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let fix = format!("use one of {}{}", expected.join(", "), suggestion(variant, expected));
-        Self::new(ErrorCode::UnknownVariant, format!("{} is not allowed", shown(variant)), fix)
+        let fix = format!(
+            "use one of {}{}",
+            expected.join(", "),
+            suggestion(variant, expected)
+        );
+        Self::new(
+            ErrorCode::UnknownVariant,
+            format!("{} is not allowed", shown(variant)),
+            fix,
+        )
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -188,7 +205,9 @@ enum Plain<'a> {
 }
 
 fn plain_scalar(node: &Node) -> Option<Plain<'_>> {
-    let Kind::Scalar { text, plain } = &node.kind else { return None };
+    let Kind::Scalar { text, plain } = &node.kind else {
+        return None;
+    };
     if !plain {
         return Some(Plain::Text(text));
     }
@@ -225,7 +244,12 @@ fn kind_in_words(node: &Node) -> String {
 
 impl<'a> De<'a> {
     fn wrong(&self, fix: &str) -> DeError {
-        DeError::new(ErrorCode::WrongType, format!("is {}", kind_in_words(self.node)), fix).at(&self.path)
+        DeError::new(
+            ErrorCode::WrongType,
+            format!("is {}", kind_in_words(self.node)),
+            fix,
+        )
+        .at(&self.path)
     }
 
     fn child(&self, node: &'a Node, path: FieldPath) -> Self {
@@ -544,10 +568,15 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, DeError> {
         let Some((key, node)) = self.value.take() else {
-            return Err(DeError::new(ErrorCode::BadValue, "is read out of order", "report this"));
+            return Err(DeError::new(
+                ErrorCode::BadValue,
+                "is read out of order",
+                "report this",
+            ));
         };
         let path = self.de.path.key(&key.text);
-        seed.deserialize(self.de.child(node, path.clone())).map_err(|e| e.at(&path))
+        seed.deserialize(self.de.child(node, path.clone()))
+            .map_err(|e| e.at(&path))
     }
 }
 

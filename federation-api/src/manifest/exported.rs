@@ -168,7 +168,11 @@ fn exported(
             message: format!("the Service {} has type ExternalName", export.key),
         });
     }
-    let kind = if service.spec.is_headless() { ServiceKind::Headless } else { ServiceKind::ClusterSetIp };
+    let kind = if service.spec.is_headless() {
+        ServiceKind::Headless
+    } else {
+        ServiceKind::ClusterSetIp
+    };
     let ports = resolve_ports(service, slices);
     Ok(ExportedService {
         service: export.key.clone(),
@@ -252,7 +256,9 @@ fn endpoints_of(
             .ports
             .iter()
             .find(|s| (&s.name, s.protocol) == (&port.name, port.protocol));
-        let (Some(target), Some(endpoint)) = (found, p.slice.spec.endpoints.get(p.index)) else { continue };
+        let (Some(target), Some(endpoint)) = (found, p.slice.spec.endpoints.get(p.index)) else {
+            continue;
+        };
         let ready = service.spec.publish_not_ready_addresses || endpoint.conditions.ready.unwrap_or(true);
         let address = SocketAddr::new(p.ip, target.port);
         // During a move one endpoint stands in two slices: ready in either is ready.
@@ -278,7 +284,9 @@ fn place<'a>(slices: &[&'a EndpointSlice]) -> Vec<Placed<'a>> {
     let mut found = Vec::new();
     for &slice in slices {
         for (index, endpoint) in slice.spec.endpoints.iter().enumerate() {
-            let Some(&EndpointAddress::Ip(ip)) = endpoint.addresses.first() else { continue };
+            let Some(&EndpointAddress::Ip(ip)) = endpoint.addresses.first() else {
+                continue;
+            };
             ports_of.entry(ip).or_default().insert(first_port(slice));
             found.push((ip, slice, index, endpoint.hostname.clone()));
         }

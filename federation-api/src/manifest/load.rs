@@ -11,15 +11,16 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 
 use super::{
-    ErrorCode, Finding, MAX_FINDINGS_PER_DOCUMENT, ObjectId, Origin, ResourceSet, SliceKey, check, check_core,
+    ErrorCode, Finding, MAX_FINDINGS_PER_DOCUMENT, ObjectId, Origin, ResourceSet, SliceKey, check,
+    check_core,
     de::{self, Problem, suggestion},
     node::{self, FieldPath, Node, Place},
 };
 use crate::{
     ids::{ClusterId, Namespace, ServiceKey, ServiceName},
     resources::{
-        Cluster, EndpointSlice, Federation, FederationName, FederationSpec, MCS_GROUP, Meta, STRAIT_API_VERSION,
-        Service, ServiceExport,
+        Cluster, EndpointSlice, Federation, FederationName, FederationSpec, MCS_GROUP, Meta,
+        STRAIT_API_VERSION, Service, ServiceExport,
         cluster::ClusterSpec,
         core::{SERVICE_NAME_LABEL, ServiceSpec, SliceSpec},
         mcs::ServiceExportSpec,
@@ -75,8 +76,8 @@ pub(super) struct Loader {
     /// Objects that exist but could not be read: nothing is said about their absence.
     broken: BTreeSet<ObjectId>,
     first_file: Option<Arc<str>>,
-    /// A Cluster document exists, valid or not.
-    pub(super) has_cluster: bool,
+    /// A Cluster document exists, valid or not, or may stand in text that cannot be read.
+    pub(super) may_have_cluster: bool,
 }
 
 impl Loader {
@@ -84,6 +85,7 @@ impl Loader {
         let file: Arc<str> = path.into();
         self.first_file.get_or_insert_with(|| Arc::clone(&file));
         let (docs, problems) = node::parse(text);
+        self.may_have_cluster |= !problems.is_empty();
         for p in problems {
             self.errors.push(Finding {
                 file: Arc::clone(&file),
@@ -114,28 +116,49 @@ impl Loader {
             node.get("kind").and_then(Node::text),
         ) else {
             let fix = "begin each document with apiVersion, kind and metadata";
-            return self.error_at(&source, "", ErrorCode::NotAnObject, "is not a resource with apiVersion and kind", fix);
+            return self.error_at(
+                &source,
+                "",
+                ErrorCode::NotAnObject,
+                "is not a resource with apiVersion and kind",
+                fix,
+            );
         };
         if api == "v1" && kind.ends_with("List") || kind == "EndpointSliceList" {
             return self.items(&source, node);
         }
-        let name = node.get("metadata").and_then(|m| m.get("name")).and_then(Node::text);
-        let namespace = node.get("metadata").and_then(|m| m.get("namespace")).and_then(Node::text);
-        let Some(reader) = self.reader(&source, api, kind) else { return };
+        let name = node
+            .get("metadata")
+            .and_then(|m| m.get("name"))
+            .and_then(Node::text);
+        let namespace = node
+            .get("metadata")
+            .and_then(|m| m.get("namespace"))
+            .and_then(Node::text);
+        let Some(reader) = self.reader(&source, api, kind) else {
+            return;
+        };
         let id = name.map(|n| match reader {
             Reader::Cluster | Reader::Federation => ObjectId::new(kind, n),
-            Reader::Export | Reader::Service | Reader::Slice => {
-                ObjectId::new(kind, format_args!("{}/{n}", namespace.unwrap_or(DEFAULT_NAMESPACE)))
-            }
+            Reader::Export | Reader::Service | Reader::Slice => ObjectId::new(
+                kind,
+                format_args!("{}/{n}", namespace.unwrap_or(DEFAULT_NAMESPACE)),
+            ),
         });
         source.id.clone_from(&id);
-        self.has_cluster |= matches!(reader, Reader::Cluster);
+        self.may_have_cluster |= matches!(reader, Reader::Cluster);
         let taken = id.as_ref().and_then(|id| self.sources.get(id)).map(|first| {
             let line = first.root.place_of(&first.base).line;
             format!("is defined before, in {} on line {line}", first.file)
         });
         if let Some(problem) = taken {
-            return self.error_at(&source, "metadata.name", ErrorCode::DuplicateObject, problem, "remove one of the two");
+            return self.error_at(
+                &source,
+                "metadata.name",
+                ErrorCode::DuplicateObject,
+                problem,
+                "remove one of the two",
+            );
         }
         if let Some(id) = &id {
             self.sources.insert(id.clone(), source.clone());
@@ -167,7 +190,9 @@ impl Loader {
     fn reader(&mut self, source: &Source, api: &str, kind: &str) -> Option<Reader> {
         let group = api.split_once('/').map_or("", |(g, _)| g);
         let (reader, versions): (_, &[&str]) = match kind {
-            "Cluster" if group != "strait.dev" && !group.is_empty() => return self.unknown_kind(source, api, kind),
+            "Cluster" if group != "strait.dev" && !group.is_empty() => {
+                return self.unknown_kind(source, api, kind);
+            }
             "Cluster" => (Reader::Cluster, &[STRAIT_API_VERSION]),
             "Federation" => (Reader::Federation, &[STRAIT_API_VERSION]),
             "ServiceExport" => (Reader::Export, MCS_VERSIONS),
@@ -184,7 +209,10 @@ impl Loader {
         if versions.contains(&api) {
             return Some(reader);
         }
-        let fix = format!("write apiVersion: {}", versions.first().copied().unwrap_or_default());
+        let fix = format!(
+            "write apiVersion: {}",
+            versions.first().copied().unwrap_or_default()
+        );
         let problem = format!("{} is not a version of {kind}", shown(api));
         self.error_at(source, "apiVersion", ErrorCode::UnsupportedVersion, problem, fix);
         None
@@ -192,7 +220,11 @@ impl Loader {
 
     fn unknown_kind(&mut self, source: &Source, api: &str, kind: &str) -> Option<Reader> {
         let hint = suggestion(kind, KINDS);
-        let problem = format!("{} of {} is not a kind Strait reads{hint}", shown(kind), shown(api));
+        let problem = format!(
+            "{} of {} is not a kind Strait reads{hint}",
+            shown(kind),
+            shown(api)
+        );
         let fix = format!("use one of {}, or keep this document elsewhere", KINDS.join(", "));
         self.error_at(source, "kind", ErrorCode::UnknownKind, problem, fix);
         None
@@ -261,14 +293,26 @@ impl Loader {
         let Some(label) = doc.metadata.labels.get(SERVICE_NAME_LABEL) else {
             let problem = format!("the label {SERVICE_NAME_LABEL} is missing");
             let fix = format!("add {SERVICE_NAME_LABEL}: NAME-OF-THE-SERVICE to metadata.labels");
-            self.error_at(source, "metadata.labels", ErrorCode::SliceLabelMissing, problem, fix);
+            self.error_at(
+                source,
+                "metadata.labels",
+                ErrorCode::SliceLabelMissing,
+                problem,
+                fix,
+            );
             return None;
         };
         let service = match ServiceName::parse(label) {
             Ok(s) => s,
             Err(e) => {
                 let path = FieldPath::of("metadata.labels").key(SERVICE_NAME_LABEL);
-                self.error(source, &path, ErrorCode::BadName, format!("{} {e}", shown(label)), "name the Service");
+                self.error(
+                    source,
+                    &path,
+                    ErrorCode::BadName,
+                    format!("{} {e}", shown(label)),
+                    "name the Service",
+                );
                 return None;
             }
         };
@@ -310,7 +354,13 @@ impl Loader {
         parse: impl Fn(&str) -> Result<N, E>,
     ) -> Option<N> {
         if meta.name.is_empty() {
-            self.error_at(source, "metadata.name", ErrorCode::MissingField, "is required", "add metadata.name");
+            self.error_at(
+                source,
+                "metadata.name",
+                ErrorCode::MissingField,
+                "is required",
+                "add metadata.name",
+            );
             return None;
         }
         match parse(&meta.name) {
@@ -330,7 +380,13 @@ impl Loader {
             Ok(ns) => Some(ns),
             Err(e) => {
                 let problem = format!("{} {e}", shown(text));
-                self.error_at(source, "metadata.namespace", ErrorCode::BadName, problem, "use the name of a namespace");
+                self.error_at(
+                    source,
+                    "metadata.namespace",
+                    ErrorCode::BadName,
+                    problem,
+                    "use the name of a namespace",
+                );
                 None
             }
         }
@@ -348,7 +404,13 @@ impl Loader {
     fn not_namespaced(&mut self, source: &Source, meta: &Meta) {
         if meta.namespace.is_some() {
             let problem = "this kind has no namespace";
-            self.error_at(source, "metadata.namespace", ErrorCode::NotNamespaced, problem, "remove it");
+            self.error_at(
+                source,
+                "metadata.namespace",
+                ErrorCode::NotNamespaced,
+                problem,
+                "remove it",
+            );
         }
     }
 
@@ -454,7 +516,13 @@ impl Loader {
 /// The namespace of namespaced objects that name none, as kubectl has it.
 const DEFAULT_NAMESPACE: &str = "default";
 /// Kinds that are read.
-const KINDS: &[&str] = &["Cluster", "Federation", "ServiceExport", "Service", "EndpointSlice"];
+const KINDS: &[&str] = &[
+    "Cluster",
+    "Federation",
+    "ServiceExport",
+    "Service",
+    "EndpointSlice",
+];
 /// Versions of the Multi-Cluster Services API, all with the same schema.
 const MCS_VERSIONS: &[&str] = &["multicluster.x-k8s.io/v1beta1", "multicluster.x-k8s.io/v1alpha1"];
 

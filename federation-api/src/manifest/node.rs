@@ -31,7 +31,10 @@ impl FieldPath {
             if let Some(key) = rest.next().filter(|k| !k.is_empty()) {
                 segs.push(Seg::Key(key.into()));
             }
-            segs.extend(rest.filter_map(|i| i.trim_end_matches(']').parse().ok()).map(Seg::Index));
+            segs.extend(
+                rest.filter_map(|i| i.trim_end_matches(']').parse().ok())
+                    .map(Seg::Index),
+            );
         }
         Self(segs)
     }
@@ -187,16 +190,18 @@ impl Node {
         place
     }
 
-    /// Same value, places and style aside.
+    /// Same value and same quoting, places and layout aside.
     pub(crate) fn same_value(&self, other: &Self) -> bool {
         match (&self.kind, &other.kind) {
             (Kind::Scalar { text: a, plain: p }, Kind::Scalar { text: b, plain: q }) => a == b && p == q,
-            (Kind::Seq(a), Kind::Seq(b)) => a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.same_value(y)),
+            (Kind::Seq(a), Kind::Seq(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.same_value(y))
+            }
             (Kind::Map(a), Kind::Map(b)) => {
-                a.len() == b.len()
-                    && a.iter()
-                        .zip(b)
-                        .all(|((k, x), (l, y))| k.text == l.text && x.same_value(y))
+                let same = |(k, x): &(Key, Arc<Self>), (l, y): &(Key, Arc<Self>)| {
+                    k.text == l.text && x.same_value(y)
+                };
+                a.len() == b.len() && a.iter().zip(b).all(|(x, y)| same(x, y))
             }
             _ => false,
         }
@@ -224,7 +229,8 @@ pub(crate) fn parse(text: &str) -> (Vec<Arc<Node>>, Vec<TextProblem>) {
         );
         return (Vec::new(), builder.problems);
     }
-    let mut options = granit::options! { block_nesting_limit: MAX_DEPTH * 2, flow_nesting_limit: MAX_DEPTH * 2 };
+    let mut options =
+        granit::options! { block_nesting_limit: MAX_DEPTH * 2, flow_nesting_limit: MAX_DEPTH * 2 };
     options.set_emit_comments(false);
     for event in Parser::new_from_str_with_options(text, options) {
         match event {
@@ -263,6 +269,8 @@ enum Content {
         /// Keys so far with their lines.
         seen: HashMap<Arc<str>, u32>,
         key: Option<Key>,
+        /// The pending key was refused: its value is read past.
+        refused: bool,
     },
 }
 
@@ -300,7 +308,10 @@ impl Builder {
                     },
                     place,
                     bytes,
-                    flow: matches!(style, ScalarStyle::Plain | ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted),
+                    flow: matches!(
+                        style,
+                        ScalarStyle::Plain | ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted
+                    ),
                     shared: anchor != 0,
                     weight: 1,
                     height: 1,
@@ -318,6 +329,7 @@ impl Builder {
                     entries: Vec::new(),
                     seen: HashMap::new(),
                     key: None,
+                    refused: false,
                 };
                 self.open(place, bytes, style, anchor, content)
             }
@@ -330,7 +342,12 @@ impl Builder {
     /// Tags of the core schema say what we would read anyway; others mean something we do not know.
     fn tag(&mut self, tag: Option<&granit::Tag>, place: Place) {
         if tag.is_some_and(|t| !t.is_yaml_core_schema()) {
-            self.report(ErrorCode::UnsupportedYaml, place, "has a YAML tag", "write the value without a tag");
+            self.report(
+                ErrorCode::UnsupportedYaml,
+                place,
+                "has a YAML tag",
+                "write the value without a tag",
+            );
         }
     }
 
@@ -341,7 +358,14 @@ impl Builder {
         false
     }
 
-    fn open(&mut self, place: Place, bytes: Range<usize>, style: StructureStyle, anchor: usize, content: Content) -> bool {
+    fn open(
+        &mut self,
+        place: Place,
+        bytes: Range<usize>,
+        style: StructureStyle,
+        anchor: usize,
+        content: Content,
+    ) -> bool {
         if self.stack.len() >= MAX_DEPTH {
             return self.too_deep(place);
         }
@@ -380,7 +404,12 @@ impl Builder {
 
     fn alias(&mut self, id: usize, place: Place, bytes: Range<usize>) -> bool {
         let Some(target) = self.anchors.get(&id) else {
-            self.report(ErrorCode::UnsupportedYaml, place, "refers to a value that contains it", "write the value out");
+            self.report(
+                ErrorCode::UnsupportedYaml,
+                place,
+                "refers to a value that contains it",
+                "write the value out",
+            );
             return false;
         };
         let node = Node {
@@ -397,10 +426,19 @@ impl Builder {
         if anchor != 0 {
             self.anchors.insert(anchor, Arc::clone(&node));
         }
-        self.nodes = self.nodes.saturating_add(if quoted.is_some() || node.shared { node.weight } else { 1 });
+        self.nodes = self.nodes.saturating_add(if quoted.is_some() || node.shared {
+            node.weight
+        } else {
+            1
+        });
         if self.nodes > MAX_NODES {
             let fix = "split it, and use fewer YAML aliases";
-            self.report(ErrorCode::TooLarge, node.place, format!("the file has more than {MAX_NODES} values"), fix);
+            self.report(
+                ErrorCode::TooLarge,
+                node.place,
+                format!("the file has more than {MAX_NODES} values"),
+                fix,
+            );
             return false;
         }
         if self.stack.len() + node.height > MAX_DEPTH {
@@ -430,15 +468,22 @@ type Complaint = (ErrorCode, String, &'static str);
 impl Content {
     /// Takes a finished node as element, key or value.
     fn push(&mut self, node: Arc<Node>, quoted: Option<bool>) -> Option<Complaint> {
-        let (entries, seen, key) = match self {
+        let (entries, seen, key, refused) = match self {
             Self::Seq(items) => {
                 items.push(node);
                 return None;
             }
-            Self::Map { entries, seen, key } => (entries, seen, key),
+            Self::Map {
+                entries,
+                seen,
+                key,
+                refused,
+            } => (entries, seen, key, refused),
         };
         if let Some(key) = key.take() {
-            entries.push((key, node));
+            if !*refused {
+                entries.push((key, node));
+            }
             return None;
         }
         let text: Option<Arc<str>> = match &node.kind {
@@ -447,9 +492,14 @@ impl Content {
         };
         let quoted = quoted == Some(true);
         let problem = match &text {
-            None => Some((ErrorCode::UnsupportedYaml, "is a key that is not text".to_owned(), "use text as key")),
+            None => Some((
+                ErrorCode::UnsupportedYaml,
+                "is a key that is not text".to_owned(),
+                "use text as key",
+            )),
             Some(text) => key_problem(seen, text, quoted, node.place.line),
         };
+        *refused = problem.is_some();
         *key = Some(Key {
             text: text.unwrap_or_default(),
             place: node.place,
@@ -461,7 +511,12 @@ impl Content {
 }
 
 /// What is wrong with a new key of a mapping.
-fn key_problem(seen: &mut HashMap<Arc<str>, u32>, text: &Arc<str>, quoted: bool, line: u32) -> Option<Complaint> {
+fn key_problem(
+    seen: &mut HashMap<Arc<str>, u32>,
+    text: &Arc<str>,
+    quoted: bool,
+    line: u32,
+) -> Option<Complaint> {
     if &**text == "<<" && !quoted {
         let problem = "uses a YAML merge key".to_owned();
         return Some((ErrorCode::UnsupportedYaml, problem, "write the fields out"));

@@ -209,11 +209,19 @@ impl VipRange {
             Err(ValueError::new(ErrorCode::BadRange, format!("{what}{why}"), fix))
         };
         if nets.is_empty() {
-            return bad(None, "lists no range", "list one IPv4 range, one IPv6 range, or both");
+            return bad(
+                None,
+                "lists no range",
+                "list one IPv4 range, one IPv6 range, or both",
+            );
         }
         let families: BTreeSet<bool> = nets.iter().map(|n| n.addr().is_ipv4()).collect();
         if families.len() != nets.len() {
-            return bad(None, "lists two ranges of one IP family", "list at most one IPv4 and one IPv6 range");
+            return bad(
+                None,
+                "lists two ranges of one IP family",
+                "list at most one IPv4 and one IPv6 range",
+            );
         }
         for net in &nets {
             if net.addr() != net.network() {
@@ -221,11 +229,19 @@ impl VipRange {
                 return bad(Some(net), "has bits set beyond its prefix", &fix);
             }
             if net.max_prefix_len() - net.prefix_len() < Self::MIN_HOST_BITS {
-                return bad(Some(net), "is too small", "leave at least 4 host bits, such as /24");
+                return bad(
+                    Some(net),
+                    "is too small",
+                    "leave at least 4 host bits, such as /24",
+                );
             }
             let ip = net.addr();
             if ip.is_multicast() || (ip.is_unspecified() && net.prefix_len() < 8) {
-                return bad(Some(net), "cannot be used for services", "use a private or loopback range");
+                return bad(
+                    Some(net),
+                    "cannot be used for services",
+                    "use a private or loopback range",
+                );
             }
         }
         Ok(Self(nets))
@@ -254,7 +270,10 @@ impl VipRange {
 impl Default for VipRange {
     /// A corner of the loopback network, away from 127.0.0.0/16 and 127.0.0.53.
     fn default() -> Self {
-        Self(vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 77, 0, 0), 16))])
+        Self(vec![IpNet::V4(Ipv4Net::new_assert(
+            Ipv4Addr::new(127, 77, 0, 0),
+            16,
+        ))])
     }
 }
 
@@ -314,7 +333,10 @@ pub const TAKEN_RANGES: &[(&str, &str)] = &[
     ("240.240.0.0/16", "Istio"),
     ("240.0.0.0/16", "Admiral"),
     ("241.0.0.0/8", "Kuma (MeshService)"),
-    ("242.0.0.0/8", "Kuma (MeshExternalService) and Submariner Globalnet"),
+    (
+        "242.0.0.0/8",
+        "Kuma (MeshExternalService) and Submariner Globalnet",
+    ),
     ("243.0.0.0/8", "Kuma (MeshMultiZoneService)"),
 ];
 
@@ -346,8 +368,14 @@ mod tests {
             assert!(serde_json::from_str::<VipRange>(good).is_ok(), "{good}");
         }
         for bad in [
-            "[]", r#"["10.9.0.0"]"#, r#"["10.9.0.1/24"]"#, r#"["10.9.0.0/29"]"#, r#"["224.0.0.0/8"]"#,
-            r#"["10.0.0.0/8","11.0.0.0/8"]"#, r#"["0.0.0.0/0"]"#, r#"["10.0.0.0/33"]"#,
+            "[]",
+            r#"["10.9.0.0"]"#,
+            r#"["10.9.0.1/24"]"#,
+            r#"["10.9.0.0/29"]"#,
+            r#"["224.0.0.0/8"]"#,
+            r#"["10.0.0.0/8","11.0.0.0/8"]"#,
+            r#"["0.0.0.0/0"]"#,
+            r#"["10.0.0.0/33"]"#,
         ] {
             assert!(serde_json::from_str::<VipRange>(bad).is_err(), "{bad}");
         }

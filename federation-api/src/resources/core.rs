@@ -240,4 +240,3 @@ fn port_number<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
         ))
     })
 }
-

@@ -54,14 +54,14 @@ impl Federation {
 /// `spec` of a Federation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "crd", derive(kube::CustomResource, kube::KubeSchema))]
+#[cfg_attr(feature = "crd", derive(kube::CustomResource, schemars::JsonSchema))]
 #[cfg_attr(
     feature = "crd",
     kube(
         group = "strait.dev",
         version = "v1alpha1",
         kind = "Federation",
-        struct = "FederationResource",
+        root = "FederationResource",
         plural = "federations",
         singular = "federation",
         shortname = "fed",
@@ -87,14 +87,16 @@ impl Federation {
 )]
 #[cfg_attr(
     feature = "crd",
-    x_kube(
-        validation = Rule::new("!has(self.trust.static) || has(self.peer)")
-            .message("static trust needs spec.peer with the peer's ClusterId")
-            .field_path(".peer"),
-        validation = Rule::new("!has(oldSelf.peer) || (has(self.peer) && self.peer.cluster == oldSelf.peer.cluster)")
-            .message("spec.peer.cluster cannot change: create another Federation for another cluster")
-            .field_path(".peer"),
-    )
+    schemars(extend("x-kubernetes-validations" = [
+        {
+            "rule": "!has(self.trust.static) || has(self.peer)",
+            "message": "static trust needs spec.peer with the peer's ClusterId",
+        },
+        {
+            "rule": "!has(oldSelf.peer) || (has(self.peer) && self.peer.cluster == oldSelf.peer.cluster)",
+            "message": "spec.peer.cluster cannot change: create another Federation for another cluster",
+        },
+    ]))
 )]
 pub struct FederationSpec {
     /// The peer. Required with static trust; a join learns it from the other side, and it is checked against this when given.
@@ -104,9 +106,11 @@ pub struct FederationSpec {
     pub trust: Trust,
     /// What the peer may see, of what has a ServiceExport. Absent means nothing.
     #[serde(default)]
+    #[cfg_attr(feature = "crd", schemars(length(max = 4096)))]
     pub exports: ExportRules,
     /// What may come in from the peer. Absent means nothing.
     #[serde(default)]
+    #[cfg_attr(feature = "crd", schemars(length(max = 4096)))]
     pub imports: ImportRules,
     /// Who wins when this cluster and the peer disagree on one name.
     #[serde(default)]
@@ -136,7 +140,11 @@ pub struct PeerSpec {
     /// The peer's ClusterId: one DNS label, as it calls itself.
     #[cfg_attr(
         feature = "crd",
-        schemars(with = "String", length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+        schemars(
+            with = "String",
+            length(min = 1, max = 63),
+            regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+        )
     )]
     pub cluster: ClusterId,
     /// `host:port` of its gateways, at most 16. Empty: it dials us.
@@ -148,12 +156,10 @@ pub struct PeerSpec {
 /// `spec.trust`: exactly one way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[cfg_attr(
     feature = "crd",
-    x_kube(validation = Rule::new(
-        "(has(self.invite) ? 1 : 0) + (has(self.join) ? 1 : 0) + (has(self.static) ? 1 : 0) == 1"
-    ).message("exactly one of invite, join and static must be set"))
+    schemars(extend("x-kubernetes-validations" = [{"rule": "(has(self.invite) ? 1 : 0) + (has(self.join) ? 1 : 0) + (has(self.static) ? 1 : 0) == 1", "message": "exactly one of invite, join and static must be set"}]))
 )]
 pub enum Trust {
     /// This side invites: it makes a token for the other side.
@@ -195,7 +201,10 @@ impl InviteTrust {
     const DEFAULT_TTL_SECS: u64 = 3600;
 
     fn default_ttl() -> HumanDuration {
-        #[expect(clippy::expect_used, reason = "one hour is within the bounds, as the test of this module shows")]
+        #[expect(
+            clippy::expect_used,
+            reason = "one hour is within the bounds, as the test of this module shows"
+        )]
         HumanDuration::from_secs(Self::DEFAULT_TTL_SECS).expect("within bounds")
     }
 
@@ -216,11 +225,10 @@ impl Default for InviteTrust {
 /// `spec.trust.join`: where the token is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[cfg_attr(
     feature = "crd",
-    x_kube(validation = Rule::new("has(self.tokenSecretRef) != has(self.tokenFile)")
-        .message("exactly one of tokenSecretRef and tokenFile must be set"))
+    schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.tokenSecretRef) != has(self.tokenFile)", "message": "exactly one of tokenSecretRef and tokenFile must be set"}]))
 )]
 pub enum TokenSource {
     /// A Secret of the release namespace, in a cluster.
@@ -277,11 +285,10 @@ pub enum Updates {
 /// The YAML form of [`StaticTrust`].
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[cfg_attr(
     feature = "crd",
-    x_kube(validation = Rule::new("has(self.bundleRef) != has(self.bundleFile)")
-        .message("exactly one of bundleRef and bundleFile must be set"))
+    schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.bundleRef) != has(self.bundleFile)", "message": "exactly one of bundleRef and bundleFile must be set"}]))
 )]
 pub(crate) struct StaticTrustFields {
     /// The peer's Strait trust domain, as `strait bundle` prints it on the other side.

@@ -16,8 +16,8 @@ pub mod values;
 pub use cluster::{Cluster, ClusterSpec, DnsSpec, Limits, Listener, VipRange};
 pub use core::{EndpointSlice, Service, SliceEndpoint, SlicePort};
 pub use federation::{
-    BundleSource, Conflicts, Federation, FederationSpec, FederationStatus, InviteTrust, PeerSpec, StaticTrust,
-    TokenSource, Trust, Updates,
+    BundleSource, Conflicts, Federation, FederationSpec, FederationStatus, InviteTrust, PeerSpec,
+    StaticTrust, TokenSource, Trust, Updates,
 };
 pub use mcs::{ServiceExport, ServiceExportSpec, ServiceImportSpec};
 pub use meta::{Condition, Meta};

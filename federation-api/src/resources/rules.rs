@@ -220,12 +220,14 @@ impl ImportRules {
                 best = Some((index, rule));
             }
         }
-        best.map_or(ImportDecision::NotAllowed, |(index, rule)| ImportDecision::Allowed {
-            as_key: rule.local_name(service),
-            priority: rule.priority.get(),
-            weight: rule.weight.get(),
-            by_wildcard: rule.has_wildcard(),
-            rule: index,
+        best.map_or(ImportDecision::NotAllowed, |(index, rule)| {
+            ImportDecision::Allowed {
+                as_key: rule.local_name(service),
+                priority: rule.priority.get(),
+                weight: rule.weight.get(),
+                by_wildcard: rule.has_wildcard(),
+                rule: index,
+            }
         })
     }
 }
@@ -262,7 +264,10 @@ mod tests {
 
     #[test]
     fn nothing_is_allowed_without_a_rule() {
-        assert_eq!(ImportRules::default().decide(&key("demo/greeter")), ImportDecision::NotAllowed);
+        assert_eq!(
+            ImportRules::default().decide(&key("demo/greeter")),
+            ImportDecision::NotAllowed
+        );
         assert!(!ExportRules::default().covers(&key("demo/greeter")));
     }
 
@@ -274,7 +279,12 @@ mod tests {
                 {"namespace":"demo","name":"greeter","weight":7},{"namespace":"demo","name":"greeter","weight":8}]"#,
         );
         let got = |s: &str| match r.decide(&key(s)) {
-            ImportDecision::Allowed { as_key, rule, by_wildcard, .. } => (as_key.to_string(), rule, by_wildcard),
+            ImportDecision::Allowed {
+                as_key,
+                rule,
+                by_wildcard,
+                ..
+            } => (as_key.to_string(), rule, by_wildcard),
             ImportDecision::NotAllowed => panic!("{s} must be allowed"),
         };
         assert_eq!(got("demo/greeter"), ("demo/greeter".into(), 3, false));
@@ -285,7 +295,13 @@ mod tests {
 
     #[test]
     fn an_empty_rule_accepts_sameness_and_is_no_wildcard() {
-        let ImportDecision::Allowed { by_wildcard, priority, weight, .. } = rules("[{}]").decide(&key("a/b")) else {
+        let ImportDecision::Allowed {
+            by_wildcard,
+            priority,
+            weight,
+            ..
+        } = rules("[{}]").decide(&key("a/b"))
+        else {
             panic!("{{}} allows everything")
         };
         assert_eq!((by_wildcard, priority, weight), (false, 1, 100));
@@ -296,7 +312,10 @@ mod tests {
         let line = import_rule_for(&key("demo/greeter"));
         assert_eq!(line, "- {namespace: demo, name: greeter}");
         let parsed: ImportRules = serde_saphyr::from_str(&line).unwrap();
-        assert!(matches!(parsed.decide(&key("demo/greeter")), ImportDecision::Allowed { .. }));
+        assert!(matches!(
+            parsed.decide(&key("demo/greeter")),
+            ImportDecision::Allowed { .. }
+        ));
         assert_eq!(parsed.decide(&key("demo/other")), ImportDecision::NotAllowed);
     }
 

@@ -151,7 +151,9 @@ impl GatewayAddress {
         };
         let host = match host.strip_prefix('[') {
             Some(rest) => {
-                let inner = rest.strip_suffix(']').ok_or_else(|| bad("has an unclosed bracket"))?;
+                let inner = rest
+                    .strip_suffix(']')
+                    .ok_or_else(|| bad("has an unclosed bracket"))?;
                 let ip: std::net::Ipv6Addr = inner
                     .parse()
                     .map_err(|_| bad("has no IPv6 address between the brackets"))?;
@@ -185,7 +187,8 @@ impl GatewayAddress {
     /// Can never be dialled: the unspecified or a multicast address.
     #[must_use]
     pub fn is_undiallable(&self) -> bool {
-        self.ip().is_some_and(|ip| ip.is_unspecified() || ip.is_multicast())
+        self.ip()
+            .is_some_and(|ip| ip.is_unspecified() || ip.is_multicast())
     }
 }
 
@@ -318,7 +321,10 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = Self::UNITS.iter().rev().find(|(_, n)| self.0 != 0 && self.0 % n == 0);
+        let unit = Self::UNITS
+            .iter()
+            .rev()
+            .find(|(_, n)| self.0 != 0 && self.0 % n == 0);
         match unit {
             Some((u, n)) => write!(f, "{}{u}", self.0 / n),
             None => self.0.fmt(f),
@@ -406,12 +412,27 @@ mod tests {
 
     #[test]
     fn addresses_round_trip_and_refuse_what_cannot_be_dialled() {
-        for good in ["gw.west.example:7443", "10.0.0.1:1", "[2001:db8::1]:7443", "localhost:65535"] {
+        for good in [
+            "gw.west.example:7443",
+            "10.0.0.1:1",
+            "[2001:db8::1]:7443",
+            "localhost:65535",
+        ] {
             assert_eq!(GatewayAddress::parse(good).unwrap().to_string(), good);
         }
         for bad in [
-            "", "west", "west:", "west:0", "west:65536", "west:+1", "2001:db8::1:7443", "[2001:db8::1:7443",
-            "[west]:7443", "We st:1", "10.0.0.300:1", ":7443",
+            "",
+            "west",
+            "west:",
+            "west:0",
+            "west:65536",
+            "west:+1",
+            "2001:db8::1:7443",
+            "[2001:db8::1:7443",
+            "[west]:7443",
+            "We st:1",
+            "10.0.0.300:1",
+            ":7443",
         ] {
             let err = GatewayAddress::parse(bad).unwrap_err();
             assert_eq!(err.code, ErrorCode::BadAddress, "{bad}");
@@ -423,8 +444,14 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_read_as_people_write_them() {
-        assert_eq!(HumanDuration::parse("1h").unwrap().get(), Duration::from_secs(3600));
-        assert_eq!(HumanDuration::parse("1h 30m").unwrap().get(), Duration::from_secs(5400));
+        assert_eq!(
+            HumanDuration::parse("1h").unwrap().get(),
+            Duration::from_secs(3600)
+        );
+        assert_eq!(
+            HumanDuration::parse("1h 30m").unwrap().get(),
+            Duration::from_secs(5400)
+        );
         for bad in ["", "0s", "-1h", "1", "forever", "1000000000h"] {
             assert!(HumanDuration::parse(bad).is_err(), "{bad}");
         }
