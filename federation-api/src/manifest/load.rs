@@ -288,7 +288,7 @@ impl Loader {
     fn slice(&mut self, source: &Source, node: &Node) -> Option<()> {
         let spec: Option<SliceSpec> = self.read(source, node, false);
         let doc: Document<IgnoredAny> = self.read(source, node, false)?;
-        let name = self.name(source, &doc.metadata, |n| FederationName::parse(n))?;
+        let name = self.name(source, &doc.metadata, FederationName::parse)?;
         let namespace = self.namespace(source, &doc.metadata)?;
         let Some(label) = doc.metadata.labels.get(SERVICE_NAME_LABEL) else {
             let problem = format!("the label {SERVICE_NAME_LABEL} is missing");

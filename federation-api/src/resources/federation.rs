@@ -3,6 +3,14 @@
 //! Owns the fields and their single-field rules. With the feature `crd` the same types generate the custom resource definition.
 //! Called by manifest, controller and cli.
 
+#![cfg_attr(
+    feature = "crd",
+    expect(
+        clippy::duplicated_attributes,
+        reason = "printer columns of one type share an attribute"
+    )
+)]
+
 use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
@@ -192,7 +200,7 @@ pub struct InviteTrust {
     pub ttl: HumanDuration,
     /// Raise it for a new token: a spent invite is inert until this changes.
     #[serde(default = "InviteTrust::default_serial")]
-    #[cfg_attr(feature = "crd", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "crd", schemars(range(min = 1), extend("format" = "int64")))]
     pub serial: u32,
 }
 
@@ -376,12 +384,15 @@ pub struct FederationStatus {
     pub invite: Option<InviteStatus>,
     /// Services offered to the peer.
     #[serde(default)]
+    #[cfg_attr(feature = "crd", schemars(extend("format" = "int64")))]
     pub exports: u32,
     /// Services taken from the peer.
     #[serde(default)]
+    #[cfg_attr(feature = "crd", schemars(extend("format" = "int64")))]
     pub imports: u32,
     /// Services it offers that no rule allows.
     #[serde(default)]
+    #[cfg_attr(feature = "crd", schemars(extend("format" = "int64")))]
     pub not_allowed: u32,
     /// Smallest round trip of its tunnels, such as `12ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -407,6 +418,7 @@ pub struct PeerStatus {
     #[cfg_attr(feature = "crd", schemars(with = "String"))]
     pub trust_domain: TrustDomain,
     /// Sequence number of its bundle as held here.
+    #[cfg_attr(feature = "crd", schemars(extend("format" = "int64")))]
     pub bundle_sequence: u64,
     /// Addresses in use.
     #[serde(default)]
@@ -419,6 +431,7 @@ pub struct PeerStatus {
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub struct InviteStatus {
     /// `spec.trust.invite.serial` it was made for.
+    #[cfg_attr(feature = "crd", schemars(extend("format" = "int64")))]
     pub serial: u32,
     /// When it ends.
     #[cfg_attr(feature = "crd", schemars(with = "String", extend("format" = "date-time")))]

@@ -27,7 +27,8 @@ pub fn cluster_schema_json() -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(&schema).map(|s| s + "\n")
 }
 
-/// A Cluster document, for its schema only: files are read by `manifest`.
+// For its schema only: files are read by `manifest`.
+/// The settings of one cluster, in files.
 #[derive(schemars::JsonSchema)]
 #[schemars(rename = "Cluster", deny_unknown_fields, rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]

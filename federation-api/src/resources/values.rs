@@ -324,7 +324,7 @@ impl fmt::Display for ByteSize {
         let unit = Self::UNITS
             .iter()
             .rev()
-            .find(|(_, n)| self.0 != 0 && self.0 % n == 0);
+            .find(|(_, n)| self.0 != 0 && self.0.is_multiple_of(*n));
         match unit {
             Some((u, n)) => write!(f, "{}{u}", self.0 / n),
             None => self.0.fmt(f),
