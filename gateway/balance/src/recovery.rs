@@ -203,10 +203,8 @@ mod tests {
                 if !available {
                     prop_assert_eq!(share, 0);
                     last_away = seen.then_some(now);
-                } else if let Some(away) = last_away {
-                    if now < away + SETTLE {
-                        prop_assert_eq!(share, 0);
-                    }
+                } else if last_away.is_some_and(|away| now < away + SETTLE) {
+                    prop_assert_eq!(share, 0);
                 }
                 seen |= available;
             }

@@ -32,6 +32,11 @@ pub fn patience(rtt: Duration) -> Duration {
 pub struct TryId(u8);
 
 impl TryId {
+    /// The try at `index`.
+    pub(crate) const fn at(index: usize) -> Self {
+        Self(index as u8)
+    }
+
     /// Position, below [`MAX_ATTEMPTS`].
     #[must_use]
     pub const fn index(self) -> usize {
@@ -209,7 +214,11 @@ impl Attempts {
     pub fn poll(&mut self, now: Instant, fresh: impl Fn(TryId) -> bool) -> Step {
         if self.outcome == Outcome::Open && now >= self.deadline {
             let unknown = self.outcome_unknown();
-            self.fail(if unknown { Reason::OutcomeUnknown } else { Reason::DeadlineExceeded });
+            self.fail(if unknown {
+                Reason::OutcomeUnknown
+            } else {
+                Reason::DeadlineExceeded
+            });
         }
         if let Some(id) = self.ids().find(|id| self.state(*id) == State::Doomed) {
             self.tries[id.index()].state = State::Gone;
@@ -243,7 +252,10 @@ impl Attempts {
         {
             return step;
         }
-        let overdue = self.ids().filter_map(|id| self.overdue_at(id)).filter(|at| *at > now);
+        let overdue = self
+            .ids()
+            .filter_map(|id| self.overdue_at(id))
+            .filter(|at| *at > now);
         Step::Wait {
             until: overdue.min().unwrap_or(self.deadline).min(self.deadline),
             read: self.kept < KEPT_MAX,

@@ -22,6 +22,7 @@ fn backend(cluster: &str, priority: u16, weight: u16) -> Backend {
         ready: 1,
         locality: None,
         members: vec![],
+        vips: vec![],
         replayable_ports: vec![],
         stale: false,
     }

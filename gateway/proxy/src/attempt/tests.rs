@@ -14,7 +14,9 @@ fn ms(n: u64) -> Duration {
 }
 
 fn open(a: &mut Attempts, now: Instant, fresh: bool) -> TryId {
-    let Step::Open(id) = a.poll(now, |_| fresh) else { panic!("must open") };
+    let Step::Open(id) = a.poll(now, |_| fresh) else {
+        panic!("must open")
+    };
     a.opened(id, RTT + patience(RTT), now);
     id
 }
@@ -27,7 +29,15 @@ fn payload_goes_along_only_on_a_fresh_tunnel() {
         let id = open(&mut a, now, fresh);
         a.kept(5);
         let step = a.poll(now, |_| fresh);
-        assert_eq!(step == Step::Send { to: id, from: 0, until: 5 }, fresh, "{step:?}");
+        assert_eq!(
+            step == Step::Send {
+                to: id,
+                from: 0,
+                until: 5
+            },
+            fresh,
+            "{step:?}"
+        );
         a.accepted(id);
         let sent = if fresh { 5 } else { 0 };
         assert_eq!(a.poll(now, |_| fresh), Step::Commit { to: id, sent });
@@ -40,10 +50,24 @@ fn a_refusal_passes_the_kept_payload_on() {
     let mut a = Attempts::new(now, false);
     let first = open(&mut a, now, true);
     a.kept(5);
-    assert_eq!(a.poll(now, |_| true), Step::Send { to: first, from: 0, until: 5 });
+    assert_eq!(
+        a.poll(now, |_| true),
+        Step::Send {
+            to: first,
+            from: 0,
+            until: 5
+        }
+    );
     a.refused(first, Reason::NoEndpoint, true);
     let second = open(&mut a, now, true);
-    assert_eq!(a.poll(now, |_| true), Step::Send { to: second, from: 0, until: 5 });
+    assert_eq!(
+        a.poll(now, |_| true),
+        Step::Send {
+            to: second,
+            from: 0,
+            until: 5
+        }
+    );
 }
 
 #[test]
@@ -78,11 +102,16 @@ fn a_late_answer_hedges_the_header_and_holds_payload_back() {
     let now = Instant::now();
     let mut a = Attempts::new(now, false);
     let first = open(&mut a, now, false);
-    let Step::Wait { until, read: true } = a.poll(now, |_| false) else { panic!() };
+    let Step::Wait { until, read: true } = a.poll(now, |_| false) else {
+        panic!()
+    };
     assert_eq!(until, now + RTT + patience(RTT));
     a.kept(9);
     let second = open(&mut a, until, true);
-    assert!(matches!(a.poll(until, |_| true), Step::Wait { .. }), "two are out: no payload to either");
+    assert!(
+        matches!(a.poll(until, |_| true), Step::Wait { .. }),
+        "two are out: no payload to either"
+    );
     a.accepted(first);
     assert_eq!(a.poll(until, |_| true), Step::Abandon(second));
     assert_eq!(a.poll(until, |_| true), Step::Commit { to: first, sent: 0 });
@@ -96,7 +125,13 @@ fn a_late_answer_after_payload_waits_for_the_deadline() {
     a.kept(9);
     a.poll(now, |_| true);
     let late = now + ms(5_000);
-    assert_eq!(a.poll(late, |_| true), Step::Wait { until: now + TOTAL, read: true });
+    assert_eq!(
+        a.poll(late, |_| true),
+        Step::Wait {
+            until: now + TOTAL,
+            read: true
+        }
+    );
     assert_eq!(a.poll(now + TOTAL, |_| true), Step::Abandon(id));
     assert_eq!(a.poll(now + TOTAL, |_| true), Step::Fail(Reason::OutcomeUnknown));
 }
@@ -116,12 +151,16 @@ fn the_words_of_the_last_candidate_are_what_the_client_side_reports() {
     let mut a = Attempts::new(now, false);
     let id = open(&mut a, now, true);
     a.refused(id, Reason::NoEndpoint, true);
-    let Step::Open(next) = a.poll(now, |_| true) else { panic!() };
+    let Step::Open(next) = a.poll(now, |_| true) else {
+        panic!()
+    };
     a.exhausted(next, Reason::NoTunnel);
     assert_eq!(a.poll(now, |_| true), Step::Fail(Reason::NoEndpoint));
 
     let mut a = Attempts::new(now, false);
-    let Step::Open(id) = a.poll(now, |_| true) else { panic!() };
+    let Step::Open(id) = a.poll(now, |_| true) else {
+        panic!()
+    };
     a.exhausted(id, Reason::NoTunnel);
     assert_eq!(a.poll(now, |_| true), Step::Fail(Reason::NoTunnel));
 }
@@ -130,7 +169,9 @@ fn the_words_of_the_last_candidate_are_what_the_client_side_reports() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Lives,
-    Refuses { retryable: bool },
+    Refuses {
+        retryable: bool,
+    },
     BeforeHeader,
     BeforeConnect,
     /// Its endpoint is connected and gets payload; the answer is never sent.
@@ -193,7 +234,9 @@ impl World {
         let now = Instant::now();
         let fate = |rng: &mut fastrand::Rng| match rng.u8(..8) {
             0 => Fate::Refuses { retryable: true },
-            1 => Fate::Refuses { retryable: rng.bool() },
+            1 => Fate::Refuses {
+                retryable: rng.bool(),
+            },
             2 => Fate::BeforeHeader,
             3 => Fate::BeforeConnect,
             4 => Fate::BeforeAnswer,
@@ -278,7 +321,15 @@ impl World {
             }
             Event::Accepted(id) => self.attempts.accepted(id),
             Event::Refused(id, retryable) => {
-                self.attempts.refused(id, if retryable { Reason::NoEndpoint } else { Reason::Denied }, retryable);
+                self.attempts.refused(
+                    id,
+                    if retryable {
+                        Reason::NoEndpoint
+                    } else {
+                        Reason::Denied
+                    },
+                    retryable,
+                );
             }
             Event::Lost(id) => self.attempts.lost(id, Reason::TunnelLost),
         }
@@ -302,7 +353,9 @@ impl World {
             }
         }
         match far.fate {
-            Fate::BeforeHeader | Fate::BeforeConnect | Fate::BeforeAnswer => self.after(notice, Event::Lost(id)),
+            Fate::BeforeHeader | Fate::BeforeConnect | Fate::BeforeAnswer => {
+                self.after(notice, Event::Lost(id))
+            }
             Fate::Refuses { retryable } => self.after(back, Event::Refused(id, retryable)),
             Fate::Lives => self.after(back, Event::Accepted(id)),
             Fate::Slow => self.after(back + ms(3_000), Event::Accepted(id)),
@@ -377,30 +430,61 @@ fn nothing_is_ever_sent_twice() {
 
         let reached: Vec<_> = world.sides.values().map(|s| contiguous(&s.delivered)).collect();
         let endpoints = reached.iter().filter(|n| **n > 0).count();
-        assert!(replayable || endpoints <= 1, "seed {seed}: payload reached {endpoints} endpoints");
-        assert!(world.opens <= MAX_ATTEMPTS, "seed {seed}: {} attempts", world.opens);
-        assert!(world.committed.is_some() != world.failed.is_some(), "seed {seed}: no verdict");
+        assert!(
+            replayable || endpoints <= 1,
+            "seed {seed}: payload reached {endpoints} endpoints"
+        );
+        assert!(
+            world.opens <= MAX_ATTEMPTS,
+            "seed {seed}: {} attempts",
+            world.opens
+        );
+        assert!(
+            world.committed.is_some() != world.failed.is_some(),
+            "seed {seed}: no verdict"
+        );
         assert!(world.now <= start + TOTAL + ms(2_000), "seed {seed}: too long");
         if let Some(id) = world.committed {
             wins += 1;
             retried += u32::from(id.index() > 0);
-            assert_eq!(contiguous(&world.sides[&id].delivered), world.kept, "seed {seed}: payload lost");
+            assert_eq!(
+                contiguous(&world.sides[&id].delivered),
+                world.kept,
+                "seed {seed}: payload lost"
+            );
         }
         let nothing_out = endpoints == 0 && world.sides.values().all(|s| s.queued.is_empty());
         if let Some(reason) = world.failed {
             unknown += u32::from(reason == Reason::OutcomeUnknown);
-            assert!(reason != Reason::OutcomeUnknown || !nothing_out || world.kept > 0, "seed {seed}");
+            assert!(
+                reason != Reason::OutcomeUnknown || !nothing_out || world.kept > 0,
+                "seed {seed}"
+            );
         }
         // Header-only candidates can always be passed over: a living one among the first three wins.
         let stale = world.fars.iter().take(MAX_ATTEMPTS).all(|f| !f.fresh);
-        let lives = world.fars.iter().take(MAX_ATTEMPTS).position(|f| f.fate == Fate::Lives);
+        let lives = world
+            .fars
+            .iter()
+            .take(MAX_ATTEMPTS)
+            .position(|f| f.fate == Fate::Lives);
         let refused_for_good = |n: usize| {
-            world.fars[..n].iter().any(|f| f.fate == Fate::Refuses { retryable: false })
+            world.fars[..n]
+                .iter()
+                .any(|f| f.fate == Fate::Refuses { retryable: false })
         };
         if stale && lives.is_some_and(|n| !refused_for_good(n)) {
-            assert!(world.committed.is_some(), "seed {seed}: {:?} {:?}", world.failed, world.fars);
+            assert!(
+                world.committed.is_some(),
+                "seed {seed}: {:?} {:?}",
+                world.failed,
+                world.fars
+            );
         }
     }
     // The model must reach the interesting places.
-    assert!(wins > 4_000 && unknown > 500 && retried > 1_000, "{wins} {unknown} {retried}");
+    assert!(
+        wins > 4_000 && unknown > 500 && retried > 1_000,
+        "{wins} {unknown} {retried}"
+    );
 }

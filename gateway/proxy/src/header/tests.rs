@@ -67,18 +67,21 @@ fn sample() -> Request {
 #[test]
 fn the_wire_form_is_pinned() {
     let hex: String = sample().encode().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(
-        hex,
-        "010021\
-         061f900100002710\
-         0464656d6f\
-         0767726565746572\
-         0465617374\
-         0000000000"
-            .replace(' ', "")
-            .replace("0000000000", "000000") // source length (2), endpoint length (1)
-            + "0000" // no affinity, no trace
-    );
+    let want = [
+        "01001f", // version, length
+        "06",
+        "1f90",
+        "01",
+        "00002710", // TCP, 8080, one hop, 10 s
+        "0464656d6f",
+        "0767726565746572",
+        "0465617374", // demo, greeter, east
+        "0000",
+        "00",
+        "00",
+        "00", // no source, endpoint, affinity, trace
+    ];
+    assert_eq!(hex, want.concat());
 }
 
 #[test]
