@@ -59,6 +59,8 @@ fn the_profiles_are_as_promised() {
     assert!(usage.critical && usage.value.flags == 1, "digitalSignature alone");
     let eku = cert.extended_key_usage().unwrap().unwrap();
     assert!(eku.value.server_auth && eku.value.client_auth && !eku.value.any);
+    let constraints = cert.basic_constraints().unwrap().unwrap();
+    assert!(constraints.critical && !constraints.value.ca, "said outright");
     let validity = cert.validity();
     assert_eq!(
         validity.not_before.timestamp(),

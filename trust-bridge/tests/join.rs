@@ -12,7 +12,7 @@ use strait_trust_bridge::envelope::encode_payload;
 use strait_trust_bridge::invite::{Accepted, Invite, InviteContext, InviteState};
 use strait_trust_bridge::join::{Exporter, JoinAttempt, JoinMessage, JoinRequest};
 use strait_trust_bridge::testing::{TestCluster, later};
-use strait_trust_bridge::{Address, JoinToken, TrustDomain, TrustError};
+use strait_trust_bridge::{Address, Bundle, JoinToken, TrustDomain, TrustError};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SESSION: Exporter = Exporter([7; 32]);
@@ -191,6 +191,29 @@ fn a_man_in_the_middle_cannot_swap_a_bundle() {
         .answer(&other, &SESSION, &world.west.ca)
         .unwrap_err();
     assert_eq!(wrong.code(), "WrongTrustDomain");
+}
+
+/// Even one that a joiner would accept: the inviter notices that another offer was answered.
+#[test]
+fn both_bundles_are_bound_into_the_proofs() {
+    let world = World::new();
+    let sent = world.east.ca.bundle().unwrap();
+    let changed = Bundle::new(
+        sent.trust_domain().clone(),
+        sent.sequence() + 1,
+        None,
+        sent.roots().to_vec(),
+        Default::default(),
+    );
+    let changed = encode_payload(&changed.unwrap());
+    let request = world.attempt.answer(&changed, &SESSION, &world.west.ca).unwrap();
+    assert_eq!(world.refused(&request), "BadProof");
+    // And the joiner notices when its own answer was accepted for another offer.
+    let accepted = world.decide(&world.request(), noon()).unwrap();
+    let complete = world
+        .attempt
+        .complete(&changed, &world.request(), &SESSION, &accepted.proof);
+    assert_eq!(complete.unwrap_err().code(), "BadProof");
 }
 
 #[test]

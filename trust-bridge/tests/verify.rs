@@ -2,17 +2,15 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::unwrap_in_result)]
 
 mod common;
+mod pki;
 
 use std::collections::BTreeSet;
 
 use common::noon;
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
+use pki::{Pki, leaf_under};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
-use strait_trust_bridge::testing::{
-    BadLeaf, TestCluster, gateway_id, good_leaf, later, sign, signer_cert, trusting_pair,
-};
+use strait_trust_bridge::testing::{BadLeaf, TestCluster, gateway_id, later, trusting_pair};
 use strait_trust_bridge::{
     Bundle, DEFAULT_LEAF_TTL, KeyHash, MAX_CERTIFICATE, MAX_CHAIN, PeerTrust, Root, RootPin, TrustDomain,
     TrustView, claimed_id, reverify_roots, verify_chain, verify_with_pin,
@@ -129,6 +127,17 @@ fn a_chain_has_at_most_six_certificates() {
 }
 
 #[test]
+fn a_certificate_that_may_not_sign_has_no_place_after_the_leaf() {
+    let east = TestCluster::new("east", noon());
+    let mut chain = leaf(&east);
+    chain.push(leaf(&east)[0].clone());
+    assert_eq!(
+        verify_chain(&chain, noon(), &bundle(&east)).unwrap_err().code(),
+        "SignerNotCa"
+    );
+}
+
+#[test]
 fn a_huge_certificate_is_not_parsed() {
     let east = TestCluster::new("east", noon());
     let mut chain = leaf(&east);
@@ -170,58 +179,6 @@ fn an_altered_certificate_is_refused_whichever_bit_is_flipped() {
         let chain = [CertificateDer::from(bytes), good[1].clone()];
         assert!(verify_chain(&chain, noon(), &bundle(&east)).is_err(), "byte {at}");
     }
-}
-
-/// A root and an issuing certificate whose keys a test holds.
-struct Pki {
-    domain: TrustDomain,
-    root: CertificateDer<'static>,
-    issuing: CertificateDer<'static>,
-    issuing_signer: Issuer<'static, KeyPair>,
-}
-
-impl Pki {
-    fn new(
-        domain: &TrustDomain,
-        spoil_root: impl FnOnce(&mut CertificateParams),
-        spoil_issuing: impl FnOnce(&mut CertificateParams),
-    ) -> Self {
-        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = good_leaf(&domain.id(), noon());
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "test root");
-        params.extended_key_usages.clear();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(2));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        spoil_root(&mut params);
-        let root = params.self_signed(&pair).unwrap().into();
-        let signer = Issuer::new(params, pair);
-        let (issuing, pair, params) = signer_cert(domain, &signer, noon(), spoil_issuing);
-        let issuing_signer = Issuer::new(params, pair);
-        Self {
-            domain: domain.clone(),
-            root,
-            issuing,
-            issuing_signer,
-        }
-    }
-
-    fn bundle(&self) -> Bundle {
-        let root = Root::from_der(&self.root).unwrap();
-        Bundle::new(self.domain.clone(), 1, None, vec![root], BTreeSet::new()).unwrap()
-    }
-
-    fn chain(&self) -> Chain {
-        leaf_under(self, |_| {})
-    }
-}
-
-fn leaf_under(pki: &Pki, spoil: impl FnOnce(&mut CertificateParams)) -> Chain {
-    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let mut params = good_leaf(&gateway_id(&pki.domain), noon());
-    spoil(&mut params);
-    vec![sign(&params, &pair, &pki.issuing_signer), pki.issuing.clone()]
 }
 
 fn td(text: &str) -> TrustDomain {
