@@ -8,6 +8,7 @@ pub mod cache;
 pub mod clock;
 mod error;
 mod join;
+pub mod merge;
 pub mod records;
 pub mod source;
 mod trust;
