@@ -333,7 +333,10 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
         let message = query(name, RecordType::from(kind));
-        let message = payload.map_or(message.clone(), |p| with_payload(message, p));
+        let message = match payload {
+            Some(payload) => with_payload(message, payload),
+            None => message,
+        };
         let Ok(mut bytes) = message.to_vec() else { return Ok(()) };
         for (at, value) in changes {
             let at = at.index(bytes.len());

@@ -190,7 +190,6 @@ impl DnsServer {
     }
 
     /// A reader of the totals that may outlive this handle.
-    #[must_use]
     pub fn totals_reader(&self) -> impl Fn() -> DnsTotals + Send + Sync + 'static {
         let counters = Arc::clone(&self.counters);
         move || counters.totals()
