@@ -1,15 +1,14 @@
 //! The command line of Strait: parses, composes, prints, keeps the last snapshot on disk.
 //!
 //! Owns the binary's commands, the local command socket, the admin endpoint, log set-up and the demo. Never decides what belongs
-//! to a room below: it wires them with channels and prints what they say. Called by `main.rs` only; `local` is public so that
-//! tests can speak to a running process.
+//! to a room below: it wires them with channels and prints what they say. Called by `main.rs` only.
 
 mod admin;
 mod args;
 mod commands;
 mod demo;
 mod exit;
-pub mod local;
+mod local;
 mod logging;
 mod metrics;
 mod output;

@@ -157,7 +157,10 @@ fn manifests() -> tempfile::TempDir {
 fn validate_accepts_a_valid_folder() {
     let dir = manifests();
     let output = strait(&["validate", dir.path().to_str().unwrap()]);
-    assert_eq!((code(&output), out(&output)), (0, "valid: 1 files, 0 errors, 0 warnings\n".to_owned()));
+    assert_eq!(
+        (code(&output), out(&output)),
+        (0, "valid: 1 files, 0 errors, 0 warnings\n".to_owned())
+    );
 }
 
 #[test]
@@ -169,11 +172,18 @@ fn validate_lists_every_mistake_with_its_place_and_exits_64() {
     let output = strait(&["validate", dir.path().to_str().unwrap()]);
     assert_eq!(code(&output), 64);
     for place in ["west.yaml:6:", "west.yaml:8:"] {
-        assert!(out(&output).contains(place), "{place} is missing:\n{}", out(&output));
+        assert!(
+            out(&output).contains(place),
+            "{place} is missing:\n{}",
+            out(&output)
+        );
     }
     let json = strait(&["validate", dir.path().to_str().unwrap(), "-o", "json"]);
     let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!((code(&json), &report["valid"]), (64, &serde_json::Value::Bool(false)));
+    assert_eq!(
+        (code(&json), &report["valid"]),
+        (64, &serde_json::Value::Bool(false))
+    );
     assert_eq!(report["errors"].as_array().unwrap().len(), 2);
 }
 

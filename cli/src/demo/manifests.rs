@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::cluster::{Cluster, SERVICE_PORT};
 
@@ -91,73 +91,99 @@ pub(crate) fn write_static(
 ) -> io::Result<()> {
     let bundle_file = cluster.dir().join(format!("{}-bundle.json", peer.name));
     write(&bundle_file, bundle)?;
-    let addresses: Vec<String> = dial
-        .then(|| peer.addresses.gateway.to_string())
-        .into_iter()
-        .collect();
-    let federation = json!({
-        "apiVersion": "strait.dev/v1alpha1", "kind": "Federation", "metadata": {"name": peer.name},
-        "spec": {
-            "peer": {"cluster": peer.name, "addresses": addresses},
-            "trust": {"static": {"trustDomain": trust_domain, "bundleFile": bundle_file, "updates": "Follow"}},
-        },
-    });
-    write_value(
+    let address = if dial {
+        format!("\"{}\"", peer.addresses.gateway)
+    } else {
+        String::new()
+    };
+    let text = format!(
+        "apiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {{name: {}}}\nspec:\n  \
+         peer: {{cluster: {}, addresses: [{address}]}}   # no address: it dials us\n  \
+         trust:\n    static:\n      trustDomain: {trust_domain}\n      bundleFile: {}\n      updates: Follow\n  \
+         exports: []\n  imports: []\n",
+        peer.name,
+        peer.name,
+        bundle_file.display()
+    );
+    write(
         &cluster.manifests().join(format!("federation-{}.yaml", peer.name)),
-        &federation,
+        &text,
     )
 }
 
-/// The rule for the greeter.
-pub(crate) fn rule() -> Value {
-    json!({"namespace": "demo", "name": "greeter"})
+/// The rule list that covers the greeter, as a Federation's `exports`.
+pub(crate) const EXPORTS: &str = "[{namespace: demo, name: greeter}]";
+/// No rule.
+pub(crate) const NOTHING: &str = "[]";
+
+/// The rule list that lets the greeter in at `priority`, as a Federation's `imports`.
+pub(crate) fn imports(priority: u16) -> String {
+    format!("[{{namespace: demo, name: greeter, priority: {priority}}}]")
 }
 
-/// The import rule for the greeter at `priority`.
-pub(crate) fn import_rule(priority: u16) -> Value {
-    json!({"namespace": "demo", "name": "greeter", "priority": priority})
-}
-
-/// Sets `spec.<field>` of the Federation `name`, whichever file it is in. `Null` removes the field.
+/// Sets `spec.<field>` of the Federation `name` to `value` (YAML in flow style), as a person with an editor would: every other
+/// line stays as it is.
 ///
 /// # Errors
-/// `NotFound` if no file has it; else as the system gives.
-pub(crate) fn set(cluster: &Cluster, name: &str, field: &str, to: Value) -> io::Result<PathBuf> {
-    let (path, mut federation) = federation(&cluster.manifests(), name)?;
-    let spec = federation.get_mut("spec").and_then(Value::as_object_mut);
-    let spec = spec.ok_or_else(|| invalid(&path, "it has no spec"))?;
-    match to {
-        Value::Null => spec.remove(field),
-        value => spec.insert(field.to_owned(), value),
-    };
-    write_value(&path, &federation)?;
-    Ok(path)
+/// `NotFound` if no file has it; `InvalidData` if the edited text does not say what was meant; else as the system gives.
+pub(crate) fn set(cluster: &Cluster, name: &str, field: &str, value: &str) -> io::Result<()> {
+    let path = federation(&cluster.manifests(), name)?;
+    let edited = edit(&fs::read_to_string(&path)?, field, value);
+    let read = |text: &str| serde_saphyr::from_str::<Value>(text).map_err(|e| invalid(&path, &e.to_string()));
+    if read(&edited)?["spec"][field] != read(value)? {
+        return Err(invalid(
+            &path,
+            &format!("spec.{field} is not where a generated file has it"),
+        ));
+    }
+    write(&path, &edited)
 }
 
-/// The file and value of the Federation `name`.
-pub(crate) fn federation(dir: &Path, name: &str) -> io::Result<(PathBuf, Value)> {
+/// Replaces the line of `field` (two blanks deep, as generated files have it) and what is nested below it; adds it at the end if
+/// there is none.
+fn edit(text: &str, field: &str, value: &str) -> String {
+    let head = format!("  {field}:");
+    let nested = |line: &&str| line.starts_with("   ") || line.starts_with("  -");
+    let mut lines = text.lines().peekable();
+    let (mut out, mut done) = (String::new(), false);
+    while let Some(line) = lines.next() {
+        if line.starts_with(&head) {
+            while lines.next_if(nested).is_some() {}
+            out += &format!("{head} {value}\n");
+            done = true;
+        } else {
+            out += &format!("{line}\n");
+        }
+    }
+    if done {
+        out
+    } else {
+        format!("{out}{head} {value}\n")
+    }
+}
+
+/// The file of the Federation `name`.
+///
+/// # Errors
+/// `NotFound` if there is none; else as the system gives.
+pub(crate) fn federation(dir: &Path, name: &str) -> io::Result<PathBuf> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_none_or(|e| e != "yaml") {
             continue;
         }
-        let text = fs::read_to_string(&path)?;
-        let Ok(value) = serde_saphyr::from_str::<Value>(&text) else {
+        // A file with several documents is not one of ours.
+        let Ok(value) = serde_saphyr::from_str::<Value>(&fs::read_to_string(&path)?) else {
             continue;
-        }; // several documents: not one of ours
+        };
         if value["kind"] == "Federation" && value["metadata"]["name"] == name {
-            return Ok((path, value));
+            return Ok(path);
         }
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,
         format!("no Federation {name:?} in {}", dir.display()),
     ))
-}
-
-fn write_value(path: &Path, value: &Value) -> io::Result<()> {
-    let text = serde_saphyr::to_string(value).map_err(|e| invalid(path, &e.to_string()))?;
-    write(path, &text)
 }
 
 /// Replaces the file in one step: the watcher never sees half of it.
@@ -185,7 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn a_federation_is_edited_in_place_and_the_rest_is_kept() {
+    fn an_edit_changes_one_field_and_keeps_every_other_line() {
+        let text = "# top\nspec:\n  # why\n  imports:\n  - {name: a}\n    # nested\n  mode: Active\n";
+        assert_eq!(
+            edit(text, "imports", "[]"),
+            "# top\nspec:\n  # why\n  imports: []\n  mode: Active\n"
+        );
+        assert_eq!(
+            edit("spec:\n  mode: Active\n", "imports", "[]"),
+            "spec:\n  mode: Active\n  imports: []\n"
+        );
+    }
+
+    #[test]
+    fn a_federation_is_found_by_its_name_and_edited_in_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut ports = Ports::new();
         let (east, west) = (
@@ -194,19 +233,13 @@ mod tests {
         );
         write_static(&east, &west, "west.example", "{}", true).unwrap();
         write_service(&east).unwrap(); // a file with two documents beside it
-        let path = set(&east, "west", "imports", json!([import_rule(2)])).unwrap();
-        let (found, value) = federation(&east.manifests(), "west").unwrap();
-        assert_eq!(found, path);
+        set(&east, "west", "imports", &imports(2)).unwrap();
+        let path = federation(&east.manifests(), "west").unwrap();
+        let value: Value = serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(value["spec"]["imports"][0]["priority"], 2);
         assert_eq!(value["spec"]["trust"]["static"]["trustDomain"], "west.example");
-        set(&east, "west", "imports", Value::Null).unwrap();
-        assert!(
-            federation(&east.manifests(), "west").unwrap().1["spec"]
-                .get("imports")
-                .is_none()
-        );
         assert_eq!(
-            set(&east, "north", "imports", Value::Null).unwrap_err().kind(),
+            set(&east, "north", "imports", NOTHING).unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
     }
@@ -222,12 +255,12 @@ mod tests {
         let (east_domain, west_domain) = (domain("east"), domain("west"));
         write_cluster(&east, 101, 1, true).unwrap();
         write_static(&east, &west, &west_domain, "{}", true).unwrap();
-        set(&east, "west", "imports", json!([import_rule(2)])).unwrap();
+        set(&east, "west", "imports", &imports(2)).unwrap();
         write_cluster(&west, 101, 2, false).unwrap();
         write_service(&west).unwrap();
         write_export(&west).unwrap();
         write_static(&west, &east, &east_domain, "{}", true).unwrap();
-        set(&west, "east", "exports", json!([rule()])).unwrap();
+        set(&west, "east", "exports", EXPORTS).unwrap();
         for cluster in [&east, &west] {
             let files = strait_controller::source::read_manifests(&cluster.manifests()).unwrap();
             let texts: Vec<_> = files

@@ -2,6 +2,7 @@
 //!
 //! Owns the order of set-up and clean-up: whatever way the demo ends, no process and no folder is left. Called by `strait demo`.
 
+mod ask;
 mod cluster;
 mod family;
 mod greeter;
@@ -148,7 +149,7 @@ fn invitation(story: &mut Story) -> String {
     for command in ["get imports", "get federations", "check", "status"] {
         text += &format!("  {strait} {command} --state {state}\n");
     }
-    if let Ok((path, _)) = manifests::federation(&story.east.manifests(), "north") {
+    if let Ok(path) = manifests::federation(&story.east.manifests(), "north") {
         text += &format!("  edit {}: set priority of north to 0 and save\n", path.display());
     }
     text += &format!("  rm {}\n\n", manifests::export_file(&story.west).display());

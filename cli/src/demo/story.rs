@@ -10,13 +10,11 @@ use std::{
 };
 
 use serde_json::json;
-use strait_federation_api::{
-    snapshot::BackendCluster,
-    view::{ConditionStatus, FederationView, ImportView},
-};
+use strait_federation_api::view::ImportView;
 use tokio::time::sleep;
 
 use super::{
+    ask::{self, POLL, wait},
     cluster::{Cluster, SERVICE, SERVICE_NAME, SERVICE_PORT},
     judge::{self, Verdict, Window},
     load::Load,
@@ -47,10 +45,6 @@ pub(crate) const STEPS: [&str; 12] = [
     "nothing-twice",
 ];
 
-/// How long any wait may take before its step fails: most take under a second, the whole demo must stay under 60 s.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a wait looks.
-const POLL: Duration = Duration::from_millis(50);
 /// How long traffic is watched where nothing is expected to change.
 const WATCH: Duration = Duration::from_secs(2);
 /// How long traffic is watched after the kill: long enough for every promise to have come due twice.
@@ -151,7 +145,7 @@ impl Story {
                 .map_err(|e| format!("{} does not start: {e}", cluster.name))?;
         }
         for cluster in self.clusters() {
-            ready(cluster).await?;
+            ask::ready(cluster).await?;
         }
         let pids: BTreeMap<_, _> = self.clusters().map(|c| (c.name, c.pids())).into_iter().collect();
         let listed: Vec<_> = pids
@@ -180,9 +174,11 @@ impl Story {
         for peer in [&self.west, &self.north] {
             let what = format!("east and {} to trust and reach each other", peer.name);
             let federation = wait(&what, async || {
-                let ours = federation(&self.east, peer.name).await?;
-                let theirs = federation(peer, "east").await?;
-                Ok(ours.filter(is_up).filter(|_| theirs.as_ref().is_some_and(is_up)))
+                let ours = ask::federation(&self.east, peer.name).await?;
+                let theirs = ask::federation(peer, "east").await?;
+                Ok(ours
+                    .filter(ask::is_up)
+                    .filter(|_| theirs.as_ref().is_some_and(ask::is_up)))
             })
             .await?;
             let rtt = federation
@@ -228,9 +224,9 @@ impl Story {
     }
 
     async fn trust_statically(&self) -> Result<(), String> {
-        let ours = bundle(&self.east).await?;
+        let ours = ask::bundle(&self.east).await?;
         for peer in [&self.west, &self.north] {
-            let theirs = bundle(peer).await?;
+            let theirs = ask::bundle(peer).await?;
             let dial = !(self.args.dial_out_only && peer.name == "west");
             let written = manifests::write_static(&self.east, peer, &theirs.0, &theirs.1, dial)
                 .and_then(|()| manifests::write_static(peer, &self.east, &ours.0, &ours.1, true));
@@ -242,13 +238,8 @@ impl Story {
     async fn imported(&mut self) -> Told {
         let start = Instant::now();
         for (peer, priority) in [(&self.west, 1), (&self.north, 2)] {
-            set(peer, "east", "exports", json!([manifests::rule()]))?;
-            set(
-                &self.east,
-                peer.name,
-                "imports",
-                json!([manifests::import_rule(priority)]),
-            )?;
+            ask::set(peer, "east", "exports", manifests::EXPORTS)?;
+            ask::set(&self.east, peer.name, "imports", &manifests::imports(priority))?;
         }
         let import = self.import_from(&["north", "west"]).await?;
         let vip = import.vips.first().map(ToString::to_string).unwrap_or_default();
@@ -296,24 +287,24 @@ impl Story {
         self.west
             .start(true)
             .map_err(|e| format!("west does not start: {e}"))?;
-        ready(&mut self.west).await?;
+        ask::ready(&mut self.west).await?;
         self.moved_to("west", from, "west is back").await
     }
 
     async fn root_rotated(&mut self) -> Told {
         let from = self.running()?.now();
         let start = Instant::now();
-        let before = rotation(&self.west, RotateAction::Status).await?;
-        rotation(&self.west, RotateAction::Start).await?;
+        let before = ask::rotation(&self.west, RotateAction::Status).await?;
+        ask::rotation(&self.west, RotateAction::Start).await?;
         let west = &self.west;
         let after = wait("west's root rotation to complete", async || {
-            let now = rotation(west, RotateAction::Status).await?;
+            let now = ask::rotation(west, RotateAction::Status).await?;
             Ok((now.current != before.current && now.phase == "Stable").then_some(now))
         })
         .await?;
         let took = start.elapsed();
         wait("east and west to stay connected", async || {
-            Ok(federation(&self.east, "west").await?.filter(is_up))
+            Ok(ask::federation(&self.east, "west").await?.filter(ask::is_up))
         })
         .await?;
         self.settled("west").await?;
@@ -336,18 +327,8 @@ impl Story {
     async fn edited_live(&mut self) -> Told {
         let from = self.running()?.now();
         let prefer = |story: &Self, west: u16, north: u16| {
-            set(
-                &story.east,
-                "west",
-                "imports",
-                json!([manifests::import_rule(west)]),
-            )?;
-            set(
-                &story.east,
-                "north",
-                "imports",
-                json!([manifests::import_rule(north)]),
-            )
+            ask::set(&story.east, "west", "imports", &manifests::imports(west))?;
+            ask::set(&story.east, "north", "imports", &manifests::imports(north))
         };
         prefer(self, 2, 1)?;
         let there = self
@@ -376,7 +357,7 @@ impl Story {
     }
 
     async fn refused(&mut self) -> Told {
-        set(&self.north, "east", "exports", json!([]))?;
+        ask::set(&self.north, "east", "exports", manifests::NOTHING)?;
         wait("east to withdraw the import", async || {
             let status = self.east.status().await?;
             Ok(status
@@ -402,7 +383,7 @@ impl Story {
 
     async fn exported_again(&mut self) -> Told {
         manifests::write_export(&self.west).map_err(|e| format!("cannot write west's ServiceExport: {e}"))?;
-        set(&self.north, "east", "exports", json!([manifests::rule()]))?;
+        ask::set(&self.north, "east", "exports", manifests::EXPORTS)?;
         let start = Instant::now();
         let window = self.settled("west").await?;
         let verdict = judge::steady(&self.records()?, window, self.args.rate, "west");
@@ -491,101 +472,9 @@ impl Story {
             async || {
                 let imports = self.east.status().await?.controller.imports.imports;
                 let import = imports.into_iter().find(|i| i.service.to_string() == SERVICE);
-                Ok(import.filter(|i| served_by(i) == peers))
+                Ok(import.filter(|i| ask::served_by(i) == peers))
             },
         )
         .await
-    }
-}
-
-/// Peers with something ready, in order.
-fn served_by(import: &ImportView) -> Vec<&str> {
-    let ready = import.backends.iter().filter(|b| b.ready > 0 && !b.stale);
-    ready
-        .map(|b| match &b.cluster {
-            BackendCluster::Local => "local",
-            BackendCluster::Peer(cluster) => cluster.as_str(),
-        })
-        .collect()
-}
-
-fn is_up(federation: &FederationView) -> bool {
-    let holds = |kind: &str| {
-        federation
-            .conditions
-            .iter()
-            .any(|c| c.kind == kind && c.status == ConditionStatus::True)
-    };
-    holds("Trusted") && holds("Connected")
-}
-
-async fn federation(cluster: &Cluster, name: &str) -> Result<Option<FederationView>, String> {
-    Ok(cluster
-        .status()
-        .await?
-        .controller
-        .federations
-        .into_iter()
-        .find(|f| f.name == name))
-}
-
-async fn bundle(cluster: &Cluster) -> Result<(String, String), String> {
-    match cluster.ask(Request::Bundle).await? {
-        Reply::Bundle(bundle) => Ok((bundle.trust_domain, bundle.spiffe)),
-        other => Err(format!("{}: unexpected reply {other:?}", cluster.name)),
-    }
-}
-
-async fn rotation(
-    cluster: &Cluster,
-    action: RotateAction,
-) -> Result<strait_federation_api::view::RotationView, String> {
-    match cluster.ask(Request::RotateRoot { action }).await? {
-        Reply::Rotation(view) => Ok(view),
-        other => Err(format!("{}: unexpected reply {other:?}", cluster.name)),
-    }
-}
-
-fn set(cluster: &Cluster, federation: &str, field: &str, to: serde_json::Value) -> Result<(), String> {
-    let written = manifests::set(cluster, federation, field, to);
-    written
-        .map(drop)
-        .map_err(|e| format!("{}: cannot edit Federation {federation}: {e}", cluster.name))
-}
-
-/// Waits until a cluster is ready, or says that its process has ended.
-async fn ready(cluster: &mut Cluster) -> Result<(), String> {
-    let start = Instant::now();
-    loop {
-        cluster.alive()?;
-        let waiting = match cluster.status().await {
-            Ok(status) if status.not_ready.is_empty() => return Ok(()),
-            Ok(status) => format!("it waits for {}", status.not_ready.join(", ")),
-            Err(why) => why,
-        };
-        if start.elapsed() > PATIENCE {
-            return Err(format!(
-                "{} is not ready after {} s: {waiting}",
-                cluster.name,
-                PATIENCE.as_secs()
-            ));
-        }
-        sleep(POLL).await;
-    }
-}
-
-/// Asks `look` until it gives something; an error it gives at the end of patience is told.
-async fn wait<T>(what: &str, look: impl AsyncFn() -> Result<Option<T>, String>) -> Result<T, String> {
-    let start = Instant::now();
-    loop {
-        let seen = look().await;
-        if let Ok(Some(found)) = seen {
-            return Ok(found);
-        }
-        if start.elapsed() > PATIENCE {
-            let why = seen.err().map(|e| format!(": {e}")).unwrap_or_default();
-            return Err(format!("waited {} s for {what}{why}", PATIENCE.as_secs()));
-        }
-        sleep(POLL).await;
     }
 }

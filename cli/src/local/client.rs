@@ -14,13 +14,13 @@ use super::{
 
 /// Speaks to the running process of one state directory.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     path: PathBuf,
 }
 
 /// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
-pub enum LocalError {
+pub(crate) enum LocalError {
     /// Nobody serves the socket.
     #[error("no running strait answers at {}: {source}", path.display())]
     NotRunning {
@@ -51,7 +51,7 @@ pub enum LocalError {
 impl LocalError {
     /// What to do.
     #[must_use]
-    pub fn help(&self) -> Option<String> {
+    pub(crate) fn help(&self) -> Option<String> {
         Some(match self {
             Self::NotRunning { .. } => {
                 "start `strait run`, or name its state directory with --state or STRAIT_STATE".into()
@@ -66,7 +66,7 @@ impl LocalError {
 impl Client {
     /// For the process whose state directory this is.
     #[must_use]
-    pub fn new(state: &std::path::Path) -> Self {
+    pub(crate) fn new(state: &std::path::Path) -> Self {
         Self {
             path: socket_path(state),
         }
@@ -76,7 +76,7 @@ impl Client {
     ///
     /// # Errors
     /// [`LocalError`].
-    pub async fn call(&self, request: Request) -> Result<Reply, LocalError> {
+    pub(crate) async fn call(&self, request: Request) -> Result<Reply, LocalError> {
         self.call_within(request, REPLY_TIMEOUT).await
     }
 

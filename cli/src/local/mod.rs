@@ -14,14 +14,14 @@ use std::{
     time::Duration,
 };
 
-pub use client::{Client, LocalError};
-pub use protocol::{BundleReply, Failure, Reply, Request, RotateAction, StatusReply};
+pub(crate) use client::{Client, LocalError};
+pub(crate) use protocol::{BundleReply, Failure, Reply, Request, RotateAction, StatusReply};
 pub(crate) use server::{Handler, Server};
 
 /// File name of the socket inside the state directory.
-pub const SOCKET_NAME: &str = "control.sock";
+pub(crate) const SOCKET_NAME: &str = "control.sock";
 /// Version of requests and replies; both ends are usually one binary, but an upgraded command may meet an older process.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// Longest request line, bytes: a token has under 2 KiB, a manifest folder for `validate --diff` is named, not sent.
 pub(crate) const REQUEST_MAX: usize = 64 << 10;
 /// Longest reply line, bytes: a dump of 10,000 services at about 1 KiB each, with room.
@@ -35,6 +35,6 @@ pub(crate) const CONNECTIONS_MAX: usize = 32;
 
 /// Where the socket of a state directory is.
 #[must_use]
-pub fn socket_path(state: &Path) -> PathBuf {
+pub(crate) fn socket_path(state: &Path) -> PathBuf {
     state.join(SOCKET_NAME)
 }

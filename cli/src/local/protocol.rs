@@ -20,7 +20,7 @@ use strait_federation_api::{
     rename_all_fields = "camelCase",
     deny_unknown_fields
 )]
-pub enum Request {
+pub(crate) enum Request {
     /// Make an invite.
     Invite {
         /// Federation name; made if absent.
@@ -97,7 +97,7 @@ impl fmt::Debug for Request {
 /// What to do about the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RotateAction {
+pub(crate) enum RotateAction {
     /// Say how far it is.
     Status,
     /// Start a planned rotation.
@@ -116,7 +116,7 @@ pub enum RotateAction {
     rename_all = "kebab-case",
     rename_all_fields = "camelCase"
 )]
-pub enum Reply {
+pub(crate) enum Reply {
     /// A new invite.
     Invited {
         /// The token: a secret, shown once.
@@ -168,42 +168,42 @@ impl fmt::Debug for Reply {
 /// How everything is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StatusReply {
+pub(crate) struct StatusReply {
     /// Version of the running binary.
-    pub version: String,
+    pub(crate) version: String,
     /// Its process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Seconds since it started.
-    pub uptime: u64,
+    pub(crate) uptime: u64,
     /// What readiness still waits for; ready when empty.
-    pub not_ready: Vec<String>,
+    pub(crate) not_ready: Vec<String>,
     /// Control plane.
-    pub controller: ControllerView,
+    pub(crate) controller: ControllerView,
     /// Data plane.
-    pub gateway: GatewayStatus,
+    pub(crate) gateway: GatewayStatus,
 }
 
 /// What the other side of static trust needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct BundleReply {
+pub(crate) struct BundleReply {
     /// Our trust domain.
-    pub trust_domain: String,
+    pub(crate) trust_domain: String,
     /// Sequence of the bundle.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// The SPIFFE bundle document.
-    pub spiffe: String,
+    pub(crate) spiffe: String,
 }
 
 /// Why the running process refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Reason, where one of the table applies.
-    pub reason: Option<Reason>,
+    pub(crate) reason: Option<Reason>,
     /// What failed, on what object, why.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do.
-    pub help: Option<String>,
+    pub(crate) help: Option<String>,
 }
 
 impl Failure {
