@@ -219,10 +219,10 @@ pub(crate) fn uri(id: &SpiffeId) -> Result<SanType, TrustError> {
     Ok(SanType::URI(id.as_str().try_into().map_err(crypto)?))
 }
 
-/// Seconds until notAfter.
+/// Seconds until notAfter of a certificate of ours that signs.
 fn remaining(cert: &CertificateDer<'_>, now: UnixTime) -> Result<u64, TrustError> {
     let left = Parsed::parse(cert)?.validity().not_after - seconds(now);
-    u64::try_from(left).map_err(|_| TrustError::DamagedRecord("the CA has expired".into()))
+    u64::try_from(left).map_err(|_| TrustError::SignerExpired)
 }
 
 /// Reads one PEM certificate of a record.

@@ -284,7 +284,9 @@ pub enum TrustError {
 
     // ---- issuing and rotating
     /// A stored key or certificate of our own cannot be used.
-    #[error("the CA record is damaged: {0}; restore it from the backup or run `strait rotate-root --force`")]
+    #[error(
+        "a trust record is damaged: {0}; restore it from the backup, or remove it and let every peer join again"
+    )]
     DamagedRecord(String),
     /// A signing request cannot be accepted.
     #[error("the signing request is refused: {0}")]

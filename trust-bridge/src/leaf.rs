@@ -11,6 +11,7 @@ use rcgen::{
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime,
 };
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use crate::x509::Parsed;
@@ -122,15 +123,45 @@ impl LeafRequest {
     }
 }
 
-/// A leaf and what is presented with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A leaf and what is presented with it. Holds no secret; a gateway keeps it beside its key, so that it can restart while the
+/// control plane is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IssuedLeaf {
     /// Leaf first, then issuing, then, during a rotation, the cross-certificate.
+    #[serde(with = "der_list")]
     pub chain: Vec<CertificateDer<'static>>,
     /// The cluster's roots, presented in addition on a join only.
+    #[serde(with = "der_list")]
     pub roots: Vec<CertificateDer<'static>>,
     /// The root key that the leaf was issued under.
     pub root_key: KeyHash,
+}
+
+/// Certificates in a record: a list of base64.
+mod der_list {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use rustls_pki_types::CertificateDer;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(list: &[CertificateDer<'_>], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(list.iter().map(|der| STANDARD.encode(der)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<CertificateDer<'static>>, D::Error> {
+        Vec::<String>::deserialize(from)?
+            .iter()
+            .map(|text| {
+                STANDARD
+                    .decode(text)
+                    .map(CertificateDer::from)
+                    .map_err(de::Error::custom)
+            })
+            .collect()
+    }
 }
 
 /// When a leaf should be renewed: at half of its life, not counting the backdating.

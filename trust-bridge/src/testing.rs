@@ -267,10 +267,7 @@ impl BadLeaf {
                 leaf.subject_alt_names = vec![SanType::DnsName("gw.example".try_into().expect("name"))];
             }
             Self::UpperCaseDomain => {
-                let id = gateway_id(domain)
-                    .as_str()
-                    .replacen("//e", "//E", 1)
-                    .replacen("//w", "//W", 1);
+                let id = format!("spiffe://{}/strait/gateway/gw-0", domain.as_str().to_uppercase());
                 leaf.subject_alt_names = vec![SanType::URI(id.try_into().expect("uri"))];
             }
             Self::RootPath => leaf.subject_alt_names = vec![uri(&domain.id()).expect("uri")],

@@ -158,6 +158,26 @@ fn bad_requests_are_refused() {
 }
 
 #[test]
+fn a_leaf_survives_storage() {
+    let east = TestCluster::new("east", noon());
+    let leaf = east.issue("gw-0", DEFAULT_LEAF_TTL, noon());
+    let text = serde_json::to_string(&leaf).unwrap();
+    let read: strait_trust_bridge::IssuedLeaf = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, leaf);
+    let key = GatewayKey::from_pem(&east.key.to_pem()).unwrap();
+    OwnIdentity::new(&read, &key).unwrap();
+    let empty = strait_trust_bridge::IssuedLeaf {
+        chain: vec![],
+        ..leaf
+    };
+    assert_eq!(
+        OwnIdentity::new(&empty, &key).unwrap_err().code(),
+        "NoCertificate"
+    );
+    assert!(serde_json::from_str::<strait_trust_bridge::IssuedLeaf>(&text.replacen("MI", "M!", 1)).is_err());
+}
+
+#[test]
 fn lifetimes_are_bounded() {
     let ca = east();
     let request = LeafRequest::from_spki(&GatewayKey::generate().unwrap().spki()).unwrap();
@@ -180,7 +200,7 @@ fn lifetimes_are_bounded() {
         issue(DEFAULT_LEAF_TTL, later(noon(), end + 1))
             .unwrap_err()
             .code(),
-        "DamagedRecord"
+        "SignerExpired"
     );
 }
 
