@@ -6,6 +6,8 @@
 
 pub mod catalog;
 pub mod control;
+pub mod diff;
+pub mod docs;
 pub mod exchange;
 pub mod ids;
 pub mod manifest;
