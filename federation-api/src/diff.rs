@@ -260,7 +260,7 @@ fn federation(
 ) {
     let name = &before.name;
     let peer = live.and_then(|l| l.peers.get(name));
-    let mut cut = |changes: &mut Vec<Change>| {
+    let cut = |changes: &mut Vec<Change>| {
         if let Some(p) = peer.filter(|p| p.tunnels > 0) {
             changes.push(Change::TunnelsCut {
                 federation: name.clone(),

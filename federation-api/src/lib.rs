@@ -6,6 +6,7 @@
 
 pub mod catalog;
 pub mod control;
+pub mod diagnose;
 pub mod diff;
 pub mod docs;
 pub mod exchange;

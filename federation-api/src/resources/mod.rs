@@ -21,7 +21,10 @@ pub use federation::{
 };
 pub use mcs::{ServiceExport, ServiceExportSpec, ServiceImportSpec};
 pub use meta::{Condition, Meta};
-pub use rules::{ExportRule, ExportRules, ImportDecision, ImportRule, ImportRules, Pattern, RuleTarget, export_rule_for, import_rule_for};
+pub use rules::{
+    ExportRule, ExportRules, ImportDecision, ImportRule, ImportRules, Pattern, RuleTarget, export_rule_for,
+    import_rule_for,
+};
 pub use values::{ByteSize, FederationName, HumanDuration, Priority, ValueError, Weight};
 
 /// API group of our own kinds.
