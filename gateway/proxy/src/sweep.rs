@@ -15,7 +15,7 @@ use strait_federation_api::{ClusterId, Reason};
 use crate::flow::{Flow, LaneView, now_ms};
 
 /// Time between two sweeps: the promise on stalled readers is in seconds.
-pub const EVERY: Duration = Duration::from_secs(1);
+pub(crate) const EVERY: Duration = Duration::from_secs(1);
 /// A stream that stalls shorter than this is never sacrificed: garbage collectors and slow disks pause for seconds.
 const STALLED: Duration = Duration::from_secs(5);
 

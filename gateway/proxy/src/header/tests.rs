@@ -167,7 +167,7 @@ proptest! {
 
     #[test]
     fn answers_round_trip(reason in prop::sample::select(Reason::ALL), message in "[ -~]{0,200}") {
-        for answer in [Answer::Ok, Answer::Refused(Refusal::new(reason, message.clone()))] {
+        for answer in [Answer::Ok, Answer::Refused(Refusal::new(reason, message))] {
             prop_assert_eq!(Answer::decode(body(&answer.encode())), Ok(answer));
         }
     }
