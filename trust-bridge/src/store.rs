@@ -12,6 +12,7 @@ use rustls_pki_types::UnixTime;
 
 use crate::leaf::{GatewayKey, IssuedLeaf, renew_at};
 use crate::verify::claimed_id;
+use crate::x509::Parsed;
 use crate::{KeyHash, SpiffeId, TrustDomain, TrustError, TrustView};
 
 /// What this gateway presents: its leaf, chain and key.
@@ -20,6 +21,7 @@ pub struct OwnIdentity {
     id: SpiffeId,
     root_key: KeyHash,
     renew_at: UnixTime,
+    not_after: i64,
     presented: Arc<CertifiedKey>,
     presented_on_join: Arc<CertifiedKey>,
 }
@@ -46,6 +48,7 @@ impl OwnIdentity {
             id,
             root_key: leaf.root_key,
             renew_at: renew_at(&leaf.chain[0])?,
+            not_after: Parsed::parse(&leaf.chain[0])?.validity().not_after,
             presented: Arc::new(presented),
             presented_on_join: Arc::new(CertifiedKey::new(join_chain, signing)),
         })
@@ -67,6 +70,12 @@ impl OwnIdentity {
     #[must_use]
     pub const fn renew_at(&self) -> UnixTime {
         self.renew_at
+    }
+
+    /// Last second at which the leaf is valid, Unix time.
+    #[must_use]
+    pub const fn not_after(&self) -> i64 {
+        self.not_after
     }
 
     /// Chain and key for control and data connections.

@@ -73,6 +73,8 @@ pub struct Ended {
 pub trait Recorder: Send + Sync + 'static {
     /// A flow has an endpoint at the other end.
     fn established(&self, info: &FlowInfo);
+    /// Bytes moved since the last report.
+    fn moved(&self, info: &FlowInfo, up: u64, down: u64);
     /// A flow ended, established or not.
     fn ended(&self, ended: &Ended, established: bool);
     /// A stream was refused for a reason of trust or policy.
@@ -90,6 +92,8 @@ pub fn now_ms() -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     bytes: AtomicU64,
+    /// Of `bytes`, what the recorder knows.
+    reported: AtomicU64,
     /// When a byte last moved, [`now_ms`].
     moved: AtomicU64,
     /// Since when bytes wait for a reader that does not take them; 0 when none wait.
@@ -141,6 +145,12 @@ impl Lane {
             self.pending.store(0, Ordering::Relaxed);
             self.deep.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Bytes since the last call.
+    fn unreported(&self) -> u64 {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        bytes - self.reported.swap(bytes, Ordering::Relaxed)
     }
 
     /// This direction ended cleanly.
@@ -213,6 +223,14 @@ impl Flow {
         &self.info
     }
 
+    /// Tells the recorder of bytes that it does not know of. Called by the worker's sweeper and at the end.
+    pub(crate) fn report(&self) {
+        let (up, down) = (self.up.unreported(), self.down.unreported());
+        if up + down > 0 {
+            self.recorder.moved(&self.info, up, down);
+        }
+    }
+
     /// Ends both directions with a reset. The first reason stands.
     pub(crate) fn end(&self, reason: Reason) {
         let first = self
@@ -261,6 +279,7 @@ impl Drop for Flow {
             duration: self.started.elapsed(),
             answered_after: Some(self.answered.saturating_duration_since(self.started)),
         };
+        self.report();
         self.recorder.ended(&ended, true);
     }
 }

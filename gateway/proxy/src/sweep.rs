@@ -117,6 +117,7 @@ impl Registry {
         let now = now_ms();
         let mut stalled: BTreeMap<ClusterId, Vec<Stalled>> = BTreeMap::new();
         for flow in self.alive() {
+            flow.report();
             let (up, down) = (flow.up.view(), flow.down.view());
             if is_idle(up, down, limits, now) {
                 flow.end(Reason::IdleTimeout);

@@ -27,6 +27,7 @@ struct Log(Mutex<Vec<(Ended, bool)>>);
 
 impl Recorder for Log {
     fn established(&self, _: &FlowInfo) {}
+    fn moved(&self, _: &FlowInfo, _: u64, _: u64) {}
     fn ended(&self, ended: &Ended, established: bool) {
         self.0.lock().unwrap().push((ended.clone(), established));
     }
