@@ -4,9 +4,12 @@
 //! and the dialling of peers. Never decides what a stream is for: proxy opens and accepts streams, the controller reads control
 //! and join streams. Run by strait-gateway, one [`TunnelWorker`] a data worker.
 
+mod cid;
 mod codes;
 mod error;
 mod heard;
+mod hello;
+mod liveness;
 mod registry;
 mod stream;
 mod tunnel;
