@@ -122,6 +122,7 @@ reasons! {
     VersionSkew = 207, Final, "The two sides have no protocol version in common.", "Upgrade the older side.";
     NoClientCertificate = 208, Final, "The connection brought no client certificate.", "Only Strait gateways may dial this port.";
     TooManyConnections = 209, Transient, "The source has too many connections or attempts.", "Check what dials from there.";
+    Superseded = 210, Transient, "Another connection of the same two gateways took its place.", "Nothing to do.";
 
     // 300..399: trust
     LeafExpired = 300, Final, "The peer's certificate has expired.", "Check the peer's clock and that its control plane renews certificates.";

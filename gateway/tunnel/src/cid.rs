@@ -80,7 +80,9 @@ pub(crate) fn destination(datagram: &[u8]) -> Option<&[u8]> {
     }
     // Long header: flags, 4 bytes of version, length, id.
     let length = usize::from(*datagram.get(5)?);
-    (length == CID_LEN).then(|| datagram.get(6..6 + CID_LEN)).flatten()
+    (length == CID_LEN)
+        .then(|| datagram.get(6..6 + CID_LEN))
+        .flatten()
 }
 
 /// Quinn's generator for one worker.

@@ -42,7 +42,11 @@ pub(crate) enum Frame {
 /// Length of the body, from a header.
 pub(crate) fn body_len(header: [u8; HEADER_LEN]) -> Result<usize, Reason> {
     let length = usize::from(u16::from_be_bytes([header[1], header[2]]));
-    if length > MAX_BODY { Err(Reason::Malformed) } else { Ok(length) }
+    if length > MAX_BODY {
+        Err(Reason::Malformed)
+    } else {
+        Ok(length)
+    }
 }
 
 /// Reads one frame whose body is whole.
@@ -111,7 +115,11 @@ impl Hello {
     /// The newest version that both sides speak.
     pub(crate) fn version(&self) -> Result<u16, Reason> {
         let newest = self.versions.1.min(VERSIONS.1);
-        if newest >= self.versions.0.max(VERSIONS.0) { Ok(newest) } else { Err(Reason::VersionSkew) }
+        if newest >= self.versions.0.max(VERSIONS.0) {
+            Ok(newest)
+        } else {
+            Err(Reason::VersionSkew)
+        }
     }
 }
 

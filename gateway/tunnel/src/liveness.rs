@@ -82,7 +82,9 @@ impl Liveness {
             self.used_at = now;
         }
         let interval = self.interval(now);
-        let ping = self.pinged_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
+        let ping = self
+            .pinged_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= interval);
         if ping {
             self.pinged_at = Some(now);
             self.unanswered.get_or_insert(now);
@@ -108,11 +110,17 @@ impl Liveness {
     /// While an answer is awaited the pace is that of a used tunnel, so that silence is noticed soon.
     fn interval(&self, now: Instant) -> Duration {
         let used = now.saturating_duration_since(self.used_at) < USED_FOR;
-        if used || self.unanswered.is_some() { ACTIVE_INTERVAL } else { QUIET_INTERVAL }
+        if used || self.unanswered.is_some() {
+            ACTIVE_INTERVAL
+        } else {
+            QUIET_INTERVAL
+        }
     }
 
     fn verdict(&self, now: Instant, rtt: Duration) -> Verdict {
-        let silent = self.unanswered.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let silent = self
+            .unanswered
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if silent >= DEAD_AFTER {
             Verdict::Dead
         } else if silent >= SUSPECT_AFTER.max(rtt * SUSPECT_RTTS).min(DEAD_AFTER) {
@@ -159,7 +167,11 @@ mod tests {
         let mut live = Liveness::new(start);
         let steps = run(&mut live, start, start + 20 * DEAD_AFTER, true, |_| 7);
         let first = |verdict| steps.iter().find(|(_, step)| step.verdict == verdict).unwrap().0 - start;
-        assert!(first(Verdict::Suspect) <= 500 * MS, "{:?}", first(Verdict::Suspect));
+        assert!(
+            first(Verdict::Suspect) <= 500 * MS,
+            "{:?}",
+            first(Verdict::Suspect)
+        );
         assert!(first(Verdict::Dead) >= DEAD_AFTER);
     }
 
@@ -171,9 +183,20 @@ mod tests {
         let cut = start + Duration::from_secs(60);
         let answers = move |now: Instant| (now.min(cut) - start).as_millis() as u64 / 10 + 1;
         let steps = run(&mut live, start, cut + 2 * QUIET_INTERVAL, false, answers);
-        let quiet: Vec<_> = steps.iter().filter(|(at, _)| *at > start + 2 * USED_FOR && *at < cut).collect();
-        assert!(quiet.iter().filter(|(_, step)| step.ping).count() <= 9, "{}", quiet.len());
-        let suspect = steps.iter().find(|(_, step)| step.verdict == Verdict::Suspect).unwrap().0;
+        let quiet: Vec<_> = steps
+            .iter()
+            .filter(|(at, _)| *at > start + 2 * USED_FOR && *at < cut)
+            .collect();
+        assert!(
+            quiet.iter().filter(|(_, step)| step.ping).count() <= 9,
+            "{}",
+            quiet.len()
+        );
+        let suspect = steps
+            .iter()
+            .find(|(_, step)| step.verdict == Verdict::Suspect)
+            .unwrap()
+            .0;
         assert!(suspect - cut <= QUIET_INTERVAL + 500 * MS);
     }
 
@@ -181,7 +204,11 @@ mod tests {
     fn our_own_stall_is_not_the_peers_silence() {
         let start = Instant::now();
         let mut live = Liveness::new(start);
-        let sight = Sight { received: 1, used: true, rtt: MS };
+        let sight = Sight {
+            received: 1,
+            used: true,
+            rtt: MS,
+        };
         live.tick(start, sight);
         // The process was stopped for a minute; the answer lies unread in the socket.
         let step = live.tick(start + Duration::from_secs(60), sight);
@@ -195,7 +222,11 @@ mod tests {
         let steps = run(&mut live, start, start + Duration::from_secs(2), true, |_| 1);
         let (at, last) = steps.last().unwrap();
         assert_eq!(last.verdict, Verdict::Suspect);
-        let heard = Sight { received: 2, used: false, rtt: MS };
+        let heard = Sight {
+            received: 2,
+            used: false,
+            rtt: MS,
+        };
         assert_eq!(live.tick(*at + ACTIVE_INTERVAL, heard).verdict, Verdict::Alive);
     }
 

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use strait_federation_api::Reason;
 
-use crate::{codes::varint, error::StreamError, tunnel::StreamSlot};
+use crate::{codes::varint, error::StreamError, runtime::Guarded, tunnel::StreamSlot};
 
 /// What a half says that is dropped without a word: its task was cancelled or panicked.
 const DROPPED: Reason = Reason::PeerReset;
@@ -21,15 +21,15 @@ const DROPPED: Reason = Reason::PeerReset;
 /// The sending half. Dropping it without [`finish`](Self::finish) resets the stream.
 #[derive(Debug)]
 pub struct SendHalf {
-    inner: quinn::SendStream,
+    inner: Guarded<quinn::SendStream>,
     ended: bool,
     slot: Arc<StreamSlot>,
 }
 
 impl SendHalf {
-    pub(crate) const fn new(inner: quinn::SendStream, slot: Arc<StreamSlot>) -> Self {
+    pub(crate) fn new(inner: quinn::SendStream, slot: Arc<StreamSlot>) -> Self {
         Self {
-            inner,
+            inner: slot.guard(inner),
             ended: false,
             slot,
         }
@@ -49,7 +49,8 @@ impl SendHalf {
     /// # Errors
     /// As [`StreamError`]; a part may have been sent.
     pub async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), StreamError> {
-        Ok(self.inner.write_all_chunks(chunks).await?)
+        let inner = self.inner.get_mut().ok_or(StreamError::TunnelLost)?;
+        Ok(inner.write_all_chunks(chunks).await?)
     }
 
     /// The clean end: the peer reads end-of-stream after all bytes. Does not wait for them to arrive.
@@ -57,7 +58,8 @@ impl SendHalf {
     /// # Errors
     /// [`StreamError::Closed`] when it was already ended.
     pub fn finish(&mut self) -> Result<(), StreamError> {
-        self.inner.finish().map_err(|_| StreamError::Closed)?;
+        let inner = self.inner.get_mut().ok_or(StreamError::TunnelLost)?;
+        inner.finish().map_err(|_| StreamError::Closed)?;
         self.ended = true;
         Ok(())
     }
@@ -67,14 +69,17 @@ impl SendHalf {
         if !self.ended {
             self.ended = true;
             // Fails only for a stream that is closed already.
-            let _ = self.inner.reset(varint(reason));
+            let _ = self.inner.get_mut().map(|inner| inner.reset(varint(reason)));
         }
     }
 
     /// Resolves when the peer no longer wants bytes: its reason, [`Reason::TunnelLost`] with the connection, or `None` once
     /// everything up to [`finish`](Self::finish) was acknowledged.
     pub async fn stopped(&mut self) -> Option<Reason> {
-        match self.inner.stopped().await {
+        let Some(inner) = self.inner.get() else {
+            return Some(Reason::TunnelLost);
+        };
+        match inner.stopped().await {
             Ok(Some(code)) => Some(StreamError::reset(code).reason()),
             Ok(None) => None,
             Err(_) => Some(Reason::TunnelLost),
@@ -91,15 +96,15 @@ impl Drop for SendHalf {
 /// The receiving half. Dropping it before the end tells the peer to stop.
 #[derive(Debug)]
 pub struct RecvHalf {
-    inner: quinn::RecvStream,
+    inner: Guarded<quinn::RecvStream>,
     ended: bool,
     slot: Arc<StreamSlot>,
 }
 
 impl RecvHalf {
-    pub(crate) const fn new(inner: quinn::RecvStream, slot: Arc<StreamSlot>) -> Self {
+    pub(crate) fn new(inner: quinn::RecvStream, slot: Arc<StreamSlot>) -> Self {
         Self {
-            inner,
+            inner: slot.guard(inner),
             ended: false,
             slot,
         }
@@ -120,7 +125,10 @@ impl RecvHalf {
         bufs: &mut [Bytes],
     ) -> Poll<Result<Option<usize>, StreamError>> {
         // Quinn's future holds only the two borrows, so it may be rebuilt at every poll (a test pins this).
-        let polled = pin!(self.inner.read_chunks(bufs)).poll(cx);
+        let Some(inner) = self.inner.get_mut() else {
+            return Poll::Ready(Err(StreamError::TunnelLost));
+        };
+        let polled = pin!(inner.read_chunks(bufs)).poll(cx);
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(count))) => {
@@ -143,7 +151,7 @@ impl RecvHalf {
         if !self.ended {
             self.ended = true;
             // Fails only for a stream that is closed already.
-            let _ = self.inner.stop(varint(reason));
+            let _ = self.inner.get_mut().map(|inner| inner.stop(varint(reason)));
         }
     }
 }

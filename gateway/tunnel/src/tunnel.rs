@@ -21,6 +21,7 @@ use crate::{
     codes::varint,
     error::OpenError,
     heard::Heard,
+    runtime::{Guarded, Health},
     stream::{RecvHalf, SendHalf},
 };
 
@@ -72,7 +73,7 @@ pub trait StreamAcceptor: Send + Sync + 'static {
 
 /// One data connection to a peer's gateway.
 pub struct Tunnel {
-    conn: quinn::Connection,
+    conn: Guarded<quinn::Connection>,
     id: u64,
     worker: u32,
     peer: VerifiedPeer,
@@ -106,7 +107,7 @@ impl fmt::Debug for Tunnel {
 
 impl Tunnel {
     pub(crate) fn new(
-        conn: quinn::Connection,
+        conn: Guarded<quinn::Connection>,
         id: u64,
         worker: u32,
         peer: VerifiedPeer,
@@ -163,16 +164,16 @@ impl Tunnel {
         self.born
     }
 
-    /// The peer's address now: it may migrate.
+    /// The peer's address now: it may migrate. `None` when the connection broke from within.
     #[must_use]
-    pub fn remote(&self) -> SocketAddr {
-        canonical(self.conn.remote_address())
+    pub fn remote(&self) -> Option<SocketAddr> {
+        Some(canonical(self.conn.get()?.remote_address()))
     }
 
     /// Smoothed round trip.
     #[must_use]
     pub fn rtt(&self) -> Duration {
-        self.conn.rtt()
+        self.conn.get().map_or(Duration::ZERO, quinn::Connection::rtt)
     }
 
     /// Streams alive, opened by either side.
@@ -236,7 +237,8 @@ impl Tunnel {
             .await
             .map_err(|_| OpenError::Lost)?;
         // A permit comes back when our halves are gone, the peer's credit one round trip later: this wait is short.
-        let halves = self.conn.open_bi().await.map_err(|_| OpenError::Lost)?;
+        let conn = self.conn.get().ok_or(OpenError::Lost)?;
+        let halves = conn.open_bi().await.map_err(|_| OpenError::Lost)?;
         Ok((permit, halves))
     }
 
@@ -260,8 +262,13 @@ impl Tunnel {
         (SendHalf::new(send, Arc::clone(&slot)), RecvHalf::new(recv, slot))
     }
 
-    pub(crate) const fn connection(&self) -> &quinn::Connection {
-        &self.conn
+    /// The connection, unless it broke from within.
+    pub(crate) fn connection(&self) -> Option<&quinn::Connection> {
+        self.conn.get()
+    }
+
+    pub(crate) const fn health(&self) -> &Arc<Health> {
+        self.conn.health()
     }
 
     /// The peer's hello came: it lets us keep `streams` open at a time.
@@ -293,8 +300,11 @@ impl Tunnel {
     /// Compares quinn's count of received packets with the last look: a rise means that something came since then.
     /// Returns the count.
     pub(crate) fn look(&self, now: Instant) -> u64 {
-        let count = self.conn.stats().udp_rx.datagrams;
         let mut seen = self.seen.lock();
+        let Some(conn) = self.conn.get() else {
+            return seen.0;
+        };
+        let count = conn.stats().udp_rx.datagrams;
         if count > seen.0 {
             self.heard.mark(seen.1);
         }
@@ -321,7 +331,9 @@ impl Tunnel {
     /// Closes at once; streams on it end with [`crate::StreamError::TunnelLost`].
     pub(crate) fn close(&self, reason: Reason) {
         self.change(|facts| facts.closed = true);
-        self.conn.close(varint(reason), reason.name().as_bytes());
+        if let Some(conn) = self.conn.get() {
+            conn.close(varint(reason), reason.name().as_bytes());
+        }
     }
 }
 
@@ -356,6 +368,10 @@ impl StreamSlot {
             tunnel,
             _permit: permit,
         })
+    }
+
+    pub(crate) fn guard<T>(&self, inner: T) -> Guarded<T> {
+        Guarded::new(inner, Arc::clone(self.tunnel.health()))
     }
 
     pub(crate) const fn tunnel(&self) -> &Arc<Tunnel> {

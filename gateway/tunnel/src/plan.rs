@@ -1,0 +1,408 @@
+//! Whom one worker should dial, and which connections it should let go.
+//!
+//! Owns the decision, as a pure function of peers, connections and `now`, and the memory of attempts that spaces them. Called by
+//! the worker whenever something changed; the worker dials and reports back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use strait_federation_api::{ClusterId, InstanceId, Reason, observation::TunnelKind};
+
+/// Pause after a first failed attempt; a restarting gateway is back in about a second.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause: a peer that comes back is found within so long, and a dead one costs one handshake in so long.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Longest pause between attempts to reach an instance that the load balancer does not lead to.
+const COVER_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Streams on each tunnel of a worker that call for another one: half of what a peer allows.
+const LOAD_STREAMS: u32 = 512;
+/// Tunnels one worker dials to one peer for load.
+const MAX_PER_WORKER: usize = 4;
+/// A spare tunnel without streams is let go at this age.
+const SPARE_AGE: Duration = Duration::from_secs(600);
+
+/// What one worker should know of one peer.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerWant {
+    pub(crate) cluster: ClusterId,
+    /// There is something to dial.
+    pub(crate) dialable: bool,
+    pub(crate) suspended: bool,
+    /// A warm tunnel is wanted on this worker.
+    pub(crate) warm: bool,
+    /// This worker dials the control connection.
+    pub(crate) control: bool,
+    /// Instances that this worker should reach.
+    pub(crate) cover: BTreeSet<InstanceId>,
+}
+
+/// State of a connection, as far as planning goes. Closed ones are not listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConnState {
+    /// Not ready, or ready.
+    Good,
+    /// Silent for too long.
+    Suspect,
+    /// Takes no new streams.
+    Leaving,
+}
+
+/// One connection of the process.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnSeen {
+    pub(crate) id: u64,
+    pub(crate) peer: ClusterId,
+    pub(crate) instance: InstanceId,
+    pub(crate) kind: TunnelKind,
+    /// On this worker.
+    pub(crate) here: bool,
+    pub(crate) dialled: bool,
+    pub(crate) state: ConnState,
+    pub(crate) in_flight: u32,
+    /// Made with a leaf that was renewed since.
+    pub(crate) stale: bool,
+    pub(crate) age: Duration,
+}
+
+impl ConnSeen {
+    fn serves(&self) -> bool {
+        self.state == ConnState::Good && !self.stale
+    }
+}
+
+/// Why a dial is made; attempts for one purpose are spaced independently of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Purpose {
+    Control,
+    /// The one tunnel that is always there.
+    Warm,
+    /// More tunnels under load.
+    Load,
+    /// Another instance behind the same address, from a fresh port.
+    Cover,
+}
+
+impl Purpose {
+    const fn backoff_max(self) -> Duration {
+        match self {
+            Self::Cover => COVER_BACKOFF_MAX,
+            Self::Control | Self::Warm | Self::Load => BACKOFF_MAX,
+        }
+    }
+}
+
+/// What the worker should do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Dial { peer: ClusterId, purpose: Purpose },
+    /// At once.
+    Close { id: u64, reason: Reason },
+    /// No new streams; close with the last one.
+    Retire { id: u64 },
+}
+
+/// Actions, and when to plan again if nothing changes before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) actions: Vec<Action>,
+    pub(crate) next: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    running: bool,
+    failures: u32,
+    not_before: Instant,
+}
+
+/// The memory of attempts.
+#[derive(Debug, Default)]
+pub(crate) struct Planner {
+    attempts: BTreeMap<(ClusterId, Purpose), Attempt>,
+}
+
+impl Planner {
+    /// Decides. A dial in the answer counts as running until [`Planner::dialled`].
+    pub(crate) fn plan(&mut self, now: Instant, peers: &[PeerWant], conns: &[ConnSeen]) -> Plan {
+        self.attempts
+            .retain(|(cluster, _), attempt| attempt.running || peers.iter().any(|peer| peer.cluster == *cluster));
+        let mut plan = Plan::default();
+        for peer in peers {
+            let conns: Vec<_> = conns.iter().filter(|conn| conn.peer == peer.cluster).collect();
+            if peer.suspended {
+                plan.actions.extend(conns.iter().filter(|conn| conn.here).map(|conn| Action::Close {
+                    id: conn.id,
+                    reason: Reason::PeerSuspended,
+                }));
+                continue;
+            }
+            if peer.dialable {
+                for purpose in wanted(peer, &conns) {
+                    self.attempt(now, peer, purpose, &mut plan);
+                }
+            }
+            plan.actions
+                .extend(retiring(peer, &conns).map(|id| Action::Retire { id }));
+        }
+        plan
+    }
+
+    fn attempt(&mut self, now: Instant, peer: &PeerWant, purpose: Purpose, plan: &mut Plan) {
+        let attempt = self
+            .attempts
+            .entry((peer.cluster.clone(), purpose))
+            .or_insert(Attempt {
+                running: false,
+                failures: 0,
+                not_before: now,
+            });
+        if attempt.running {
+            return;
+        }
+        if attempt.not_before > now {
+            plan.next = Some(plan.next.map_or(attempt.not_before, |next| next.min(attempt.not_before)));
+            return;
+        }
+        attempt.running = true;
+        plan.actions.push(Action::Dial {
+            peer: peer.cluster.clone(),
+            purpose,
+        });
+    }
+
+    /// A dial ended. `jitter` in 0..1 spreads the diallers of one failed gateway.
+    pub(crate) fn dialled(&mut self, now: Instant, peer: &ClusterId, purpose: Purpose, up: bool, jitter: f64) {
+        let Some(attempt) = self.attempts.get_mut(&(peer.clone(), purpose)) else {
+            return;
+        };
+        attempt.running = false;
+        if up {
+            attempt.failures = 0;
+            // A connection that dies at once must not be redialled in a tight loop.
+            attempt.not_before = now + BACKOFF_FIRST;
+        } else {
+            let pause = BACKOFF_FIRST * 2u32.saturating_pow(attempt.failures.min(16));
+            attempt.failures += 1;
+            attempt.not_before = now + pause.min(purpose.backoff_max()).mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
+        }
+    }
+
+    /// The peer's addresses changed, or it was heard from: earlier failures say nothing any more.
+    pub(crate) fn forgive(&mut self, now: Instant, peer: &ClusterId) {
+        for ((cluster, _), attempt) in &mut self.attempts {
+            if cluster == peer {
+                (attempt.failures, attempt.not_before) = (0, now);
+            }
+        }
+    }
+}
+
+fn wanted(peer: &PeerWant, conns: &[&ConnSeen]) -> Vec<Purpose> {
+    let mut wanted = Vec::new();
+    let control_up = conns.iter().any(|conn| conn.kind == TunnelKind::Control && conn.serves());
+    if peer.control && !control_up {
+        wanted.push(Purpose::Control);
+    }
+    if !peer.warm {
+        return wanted;
+    }
+    let data = |conn: &&&ConnSeen| conn.kind == TunnelKind::Data && conn.serves();
+    let here: Vec<_> = conns.iter().filter(data).filter(|conn| conn.here).collect();
+    if here.is_empty() {
+        wanted.push(Purpose::Warm);
+    } else if here.len() < MAX_PER_WORKER && here.iter().all(|conn| conn.in_flight >= LOAD_STREAMS) {
+        wanted.push(Purpose::Load);
+    }
+    let reached: BTreeSet<_> = conns.iter().filter(data).map(|conn| &conn.instance).collect();
+    // The warm tunnel comes first: it may cover by itself.
+    if !here.is_empty() && peer.cover.iter().any(|instance| !reached.contains(instance)) {
+        wanted.push(Purpose::Cover);
+    }
+    wanted
+}
+
+/// Data connections that we dialled and that newer ones replace, and spare ones that nobody needs.
+fn retiring(peer: &PeerWant, conns: &[&ConnSeen]) -> impl Iterator<Item = u64> {
+    let data: Vec<_> = conns
+        .iter()
+        .filter(|conn| conn.kind == TunnelKind::Data && conn.here && conn.state == ConnState::Good)
+        .collect();
+    let fresh = data.iter().filter(|conn| conn.serves()).count();
+    let mut spare = fresh.saturating_sub(usize::from(peer.warm));
+    let mut retiring = Vec::new();
+    for conn in data.iter().filter(|conn| conn.dialled) {
+        let replaced = conn.stale && (fresh > 0 || !peer.warm);
+        let covers = peer.cover.contains(&conn.instance)
+            && !conns.iter().any(|other| {
+                other.id != conn.id && other.kind == TunnelKind::Data && other.serves() && other.instance == conn.instance
+            });
+        let unneeded = conn.serves() && spare > 0 && conn.in_flight == 0 && conn.age >= SPARE_AGE && !covers;
+        if unneeded {
+            spare -= 1;
+        }
+        if replaced || unneeded {
+            retiring.push(conn.id);
+        }
+    }
+    retiring.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cluster(name: &str) -> ClusterId {
+        ClusterId::parse(name).unwrap()
+    }
+
+    fn instance(name: &str) -> InstanceId {
+        InstanceId::parse(name).unwrap()
+    }
+
+    fn want() -> PeerWant {
+        PeerWant {
+            cluster: cluster("west"),
+            dialable: true,
+            suspended: false,
+            warm: true,
+            control: true,
+            cover: BTreeSet::new(),
+        }
+    }
+
+    fn conn(id: u64, kind: TunnelKind) -> ConnSeen {
+        ConnSeen {
+            id,
+            peer: cluster("west"),
+            instance: instance("gw-0"),
+            kind,
+            here: true,
+            dialled: true,
+            state: ConnState::Good,
+            in_flight: 0,
+            stale: false,
+            age: Duration::ZERO,
+        }
+    }
+
+    fn dials(plan: &Plan) -> Vec<Purpose> {
+        plan.actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Dial { purpose, .. } => Some(*purpose),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn plan(peers: &[PeerWant], conns: &[ConnSeen]) -> Plan {
+        Planner::default().plan(Instant::now(), peers, conns)
+    }
+
+    #[test]
+    fn a_new_peer_gets_control_and_one_warm_tunnel_and_no_more() {
+        let (now, peers) = (Instant::now(), [want()]);
+        let mut planner = Planner::default();
+        assert_eq!(dials(&planner.plan(now, &peers, &[])), [Purpose::Control, Purpose::Warm]);
+        assert_eq!(planner.plan(now, &peers, &[]), Plan::default());
+        let up = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
+        assert_eq!(plan(&peers, &up), Plan::default());
+    }
+
+    #[test]
+    fn nothing_is_dialled_without_an_address_and_a_peer_that_dialled_in_serves_both_ways() {
+        let mute = PeerWant { dialable: false, ..want() };
+        assert_eq!(plan(&[mute], &[]), Plan::default());
+        let mut dialled_in = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
+        dialled_in.iter_mut().for_each(|conn| conn.dialled = false);
+        assert_eq!(plan(&[want()], &dialled_in), Plan::default());
+    }
+
+    #[test]
+    fn a_suspect_or_draining_tunnel_is_replaced_and_one_of_another_worker_does_not_count() {
+        for change in [
+            (|conn: &mut ConnSeen| conn.state = ConnState::Suspect) as fn(&mut ConnSeen),
+            |conn| conn.state = ConnState::Leaving,
+            |conn| conn.here = false,
+        ] {
+            let mut conns = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
+            change(&mut conns[1]);
+            assert_eq!(dials(&plan(&[want()], &conns)), [Purpose::Warm]);
+        }
+    }
+
+    #[test]
+    fn a_suspended_peer_loses_its_connections_and_is_not_dialled() {
+        let peers = [PeerWant { suspended: true, ..want() }];
+        let close = |id| Action::Close { id, reason: Reason::PeerSuspended };
+        let conns = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
+        assert_eq!(plan(&peers, &conns).actions, [close(1), close(2)]);
+    }
+
+    #[test]
+    fn a_renewed_leaf_opens_new_connections_and_then_retires_the_old() {
+        let mut old = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
+        old.iter_mut().for_each(|conn| conn.stale = true);
+        let first = plan(&[want()], &old);
+        assert_eq!(dials(&first), [Purpose::Control, Purpose::Warm]);
+        assert_eq!(first.actions.len(), 2);
+        let both = [old[0].clone(), old[1].clone(), conn(3, TunnelKind::Control), conn(4, TunnelKind::Data)];
+        assert_eq!(plan(&[want()], &both).actions, [Action::Retire { id: 2 }]);
+    }
+
+    #[test]
+    fn load_opens_more_up_to_the_bound_and_spare_ones_go_later() {
+        let control = conn(1, TunnelKind::Control);
+        let busy = |id| ConnSeen { in_flight: LOAD_STREAMS, ..conn(id, TunnelKind::Data) };
+        assert_eq!(dials(&plan(&[want()], &[control.clone(), busy(2)])), [Purpose::Load]);
+        let full: Vec<_> = (2..2 + MAX_PER_WORKER as u64).map(busy).chain([control.clone()]).collect();
+        assert_eq!(plan(&[want()], &full), Plan::default());
+        let old = |id| ConnSeen { age: SPARE_AGE, ..conn(id, TunnelKind::Data) };
+        assert_eq!(plan(&[want()], &[control, old(2), old(3)]).actions, [Action::Retire { id: 2 }]);
+    }
+
+    #[test]
+    fn instances_are_covered_after_the_warm_tunnel_with_growing_pauses() {
+        let peers = [PeerWant {
+            cover: [instance("gw-0"), instance("gw-1")].into(),
+            ..want()
+        }];
+        let conns = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
+        assert_eq!(dials(&plan(&peers, &[conns[0].clone()])), [Purpose::Warm]);
+        let mut planner = Planner::default();
+        let (mut now, start, mut count) = (Instant::now(), Instant::now(), 0);
+        while now < start + Duration::from_secs(600) {
+            let plan = planner.plan(now, &peers, &conns);
+            count += dials(&plan).len();
+            planner.dialled(now, &peers[0].cluster, Purpose::Cover, false, 0.5);
+            now += Duration::from_millis(50);
+        }
+        assert!((10..30).contains(&count), "{count} attempts in ten minutes");
+    }
+
+    proptest! {
+        /// Whatever fails: attempts of one purpose never overlap, pauses stay within bounds, and a success resets them.
+        #[test]
+        fn attempts_are_spaced(ends in proptest::collection::vec((any::<bool>(), 0.0f64..1.0, 0u64..9_000), 1..60)) {
+            let peers = [PeerWant { control: false, ..want() }];
+            let mut planner = Planner::default();
+            let mut now = Instant::now();
+            for (up, jitter, wait) in ends {
+                let first = planner.plan(now, &peers, &[]);
+                if dials(&first).is_empty() {
+                    let next = first.next.unwrap();
+                    prop_assert!(next > now && next <= now + BACKOFF_MAX.mul_f64(1.25));
+                    now = next;
+                    prop_assert_eq!(dials(&planner.plan(now, &peers, &[])), [Purpose::Warm]);
+                }
+                prop_assert_eq!(planner.plan(now, &peers, &[]), Plan::default());
+                planner.dialled(now, &peers[0].cluster, Purpose::Warm, up, jitter);
+                now += Duration::from_millis(wait);
+            }
+        }
+    }
+}
