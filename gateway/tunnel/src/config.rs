@@ -16,7 +16,7 @@ const MAX_WORKERS: u32 = 256;
 /// Settings of one process.
 #[derive(Clone)]
 pub struct TunnelConfig {
-    /// UDP address to listen on; port 0 takes a free one (see [`crate::Tunnels::listen`]).
+    /// UDP address to listen on; port 0 takes a free one (see [`crate::TunnelHub::listen`]).
     pub listen: SocketAddr,
     /// Data workers, 1 to 256.
     pub workers: u32,

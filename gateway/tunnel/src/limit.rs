@@ -76,7 +76,10 @@ impl Limiter {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             self.make_room(now);
         }
-        let bucket = self.sources.entry(source).or_insert(Bucket { tokens: BURST, at: now });
+        let bucket = self.sources.entry(source).or_insert(Bucket {
+            tokens: BURST,
+            at: now,
+        });
         let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * PER_SECOND;
         (bucket.tokens, bucket.at) = ((bucket.tokens + gained).min(BURST), now);
         bucket
@@ -85,7 +88,11 @@ impl Limiter {
     fn make_room(&mut self, now: Instant) {
         self.sources
             .retain(|_, bucket| now.saturating_duration_since(bucket.at) < FORGET_AFTER);
-        let oldest = self.sources.iter().min_by_key(|(_, bucket)| bucket.at).map(|(source, _)| *source);
+        let oldest = self
+            .sources
+            .iter()
+            .min_by_key(|(_, bucket)| bucket.at)
+            .map(|(source, _)| *source);
         if self.sources.len() >= MAX_SOURCES
             && let Some(oldest) = oldest
         {
@@ -103,10 +110,15 @@ mod tests {
     #[test]
     fn a_proven_source_is_refused_over_its_burst_and_let_in_again_later() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
-        let accepted = (0..1000).filter(|_| limiter.judge(now, PEER, true, 0) == Gate::Accept).count();
+        let accepted = (0..1000)
+            .filter(|_| limiter.judge(now, PEER, true, 0) == Gate::Accept)
+            .count();
         assert_eq!(accepted, BURST as usize);
         assert_eq!(limiter.judge(now, PEER, true, 0), Gate::Refuse);
-        assert_eq!(limiter.judge(now + Duration::from_secs(1), PEER, true, 0), Gate::Accept);
+        assert_eq!(
+            limiter.judge(now + Duration::from_secs(1), PEER, true, 0),
+            Gate::Accept
+        );
     }
 
     #[test]

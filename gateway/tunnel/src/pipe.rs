@@ -33,8 +33,14 @@ pub(crate) async fn send_preface(send: &mut SendStream) -> Result<(), Reason> {
 /// Reads the preface; anything else is another protocol.
 pub(crate) async fn read_preface(recv: &mut RecvStream) -> Result<(), Reason> {
     let mut found = [0; PREFACE.len()];
-    recv.read_exact(&mut found).await.map_err(|_| Reason::TunnelLost)?;
-    if found == PREFACE { Ok(()) } else { Err(Reason::VersionSkew) }
+    recv.read_exact(&mut found)
+        .await
+        .map_err(|_| Reason::TunnelLost)?;
+    if found == PREFACE {
+        Ok(())
+    } else {
+        Err(Reason::VersionSkew)
+    }
 }
 
 /// The dialler's side: opens the one stream and waits until the other side has taken it.
@@ -101,7 +107,11 @@ fn closed() -> io::Error {
 }
 
 impl AsyncRead for Pipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
     }
 }

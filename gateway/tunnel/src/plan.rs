@@ -96,11 +96,19 @@ impl Purpose {
 /// What the worker should do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    Dial { peer: ClusterId, purpose: Purpose },
+    Dial {
+        peer: ClusterId,
+        purpose: Purpose,
+    },
     /// At once.
-    Close { id: u64, reason: Reason },
+    Close {
+        id: u64,
+        reason: Reason,
+    },
     /// No new streams; close with the last one.
-    Retire { id: u64 },
+    Retire {
+        id: u64,
+    },
 }
 
 /// Actions, and when to plan again if nothing changes before.
@@ -126,16 +134,18 @@ pub(crate) struct Planner {
 impl Planner {
     /// Decides. A dial in the answer counts as running until [`Planner::dialled`].
     pub(crate) fn plan(&mut self, now: Instant, peers: &[PeerWant], conns: &[ConnSeen]) -> Plan {
-        self.attempts
-            .retain(|(cluster, _), attempt| attempt.running || peers.iter().any(|peer| peer.cluster == *cluster));
+        self.attempts.retain(|(cluster, _), attempt| {
+            attempt.running || peers.iter().any(|peer| peer.cluster == *cluster)
+        });
         let mut plan = Plan::default();
         for peer in peers {
             let conns: Vec<_> = conns.iter().filter(|conn| conn.peer == peer.cluster).collect();
             if peer.suspended {
-                plan.actions.extend(conns.iter().filter(|conn| conn.here).map(|conn| Action::Close {
-                    id: conn.id,
-                    reason: Reason::PeerSuspended,
-                }));
+                plan.actions
+                    .extend(conns.iter().filter(|conn| conn.here).map(|conn| Action::Close {
+                        id: conn.id,
+                        reason: Reason::PeerSuspended,
+                    }));
                 continue;
             }
             if peer.dialable {
@@ -162,7 +172,10 @@ impl Planner {
             return;
         }
         if attempt.not_before > now {
-            plan.next = Some(plan.next.map_or(attempt.not_before, |next| next.min(attempt.not_before)));
+            plan.next = Some(
+                plan.next
+                    .map_or(attempt.not_before, |next| next.min(attempt.not_before)),
+            );
             return;
         }
         attempt.running = true;
@@ -173,7 +186,14 @@ impl Planner {
     }
 
     /// A dial ended. `jitter` in 0..1 spreads the diallers of one failed gateway.
-    pub(crate) fn dialled(&mut self, now: Instant, peer: &ClusterId, purpose: Purpose, up: bool, jitter: f64) {
+    pub(crate) fn dialled(
+        &mut self,
+        now: Instant,
+        peer: &ClusterId,
+        purpose: Purpose,
+        up: bool,
+        jitter: f64,
+    ) {
         let Some(attempt) = self.attempts.get_mut(&(peer.clone(), purpose)) else {
             return;
         };
@@ -185,7 +205,10 @@ impl Planner {
         } else {
             let pause = BACKOFF_FIRST * 2u32.saturating_pow(attempt.failures.min(16));
             attempt.failures += 1;
-            attempt.not_before = now + pause.min(purpose.backoff_max()).mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
+            attempt.not_before = now
+                + pause
+                    .min(purpose.backoff_max())
+                    .mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
         }
     }
 
@@ -201,7 +224,9 @@ impl Planner {
 
 fn wanted(peer: &PeerWant, conns: &[&ConnSeen]) -> Vec<Purpose> {
     let mut wanted = Vec::new();
-    let control_up = conns.iter().any(|conn| conn.kind == TunnelKind::Control && conn.serves());
+    let control_up = conns
+        .iter()
+        .any(|conn| conn.kind == TunnelKind::Control && conn.serves());
     if peer.control && !control_up {
         wanted.push(Purpose::Control);
     }
@@ -236,7 +261,10 @@ fn retiring(peer: &PeerWant, conns: &[&ConnSeen]) -> impl Iterator<Item = u64> {
         let replaced = conn.stale && (fresh > 0 || !peer.warm);
         let covers = peer.cover.contains(&conn.instance)
             && !conns.iter().any(|other| {
-                other.id != conn.id && other.kind == TunnelKind::Data && other.serves() && other.instance == conn.instance
+                other.id != conn.id
+                    && other.kind == TunnelKind::Data
+                    && other.serves()
+                    && other.instance == conn.instance
             });
         let unneeded = conn.serves() && spare > 0 && conn.in_flight == 0 && conn.age >= SPARE_AGE && !covers;
         if unneeded {
@@ -307,7 +335,10 @@ mod tests {
     fn a_new_peer_gets_control_and_one_warm_tunnel_and_no_more() {
         let (now, peers) = (Instant::now(), [want()]);
         let mut planner = Planner::default();
-        assert_eq!(dials(&planner.plan(now, &peers, &[])), [Purpose::Control, Purpose::Warm]);
+        assert_eq!(
+            dials(&planner.plan(now, &peers, &[])),
+            [Purpose::Control, Purpose::Warm]
+        );
         assert_eq!(planner.plan(now, &peers, &[]), Plan::default());
         let up = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
         assert_eq!(plan(&peers, &up), Plan::default());
@@ -315,7 +346,10 @@ mod tests {
 
     #[test]
     fn nothing_is_dialled_without_an_address_and_a_peer_that_dialled_in_serves_both_ways() {
-        let mute = PeerWant { dialable: false, ..want() };
+        let mute = PeerWant {
+            dialable: false,
+            ..want()
+        };
         assert_eq!(plan(&[mute], &[]), Plan::default());
         let mut dialled_in = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
         dialled_in.iter_mut().for_each(|conn| conn.dialled = false);
@@ -337,8 +371,14 @@ mod tests {
 
     #[test]
     fn a_suspended_peer_loses_its_connections_and_is_not_dialled() {
-        let peers = [PeerWant { suspended: true, ..want() }];
-        let close = |id| Action::Close { id, reason: Reason::PeerSuspended };
+        let peers = [PeerWant {
+            suspended: true,
+            ..want()
+        }];
+        let close = |id| Action::Close {
+            id,
+            reason: Reason::PeerSuspended,
+        };
         let conns = [conn(1, TunnelKind::Control), conn(2, TunnelKind::Data)];
         assert_eq!(plan(&peers, &conns).actions, [close(1), close(2)]);
     }
@@ -350,19 +390,39 @@ mod tests {
         let first = plan(&[want()], &old);
         assert_eq!(dials(&first), [Purpose::Control, Purpose::Warm]);
         assert_eq!(first.actions.len(), 2);
-        let both = [old[0].clone(), old[1].clone(), conn(3, TunnelKind::Control), conn(4, TunnelKind::Data)];
+        let both = [
+            old[0].clone(),
+            old[1].clone(),
+            conn(3, TunnelKind::Control),
+            conn(4, TunnelKind::Data),
+        ];
         assert_eq!(plan(&[want()], &both).actions, [Action::Retire { id: 2 }]);
     }
 
     #[test]
     fn load_opens_more_up_to_the_bound_and_spare_ones_go_later() {
         let control = conn(1, TunnelKind::Control);
-        let busy = |id| ConnSeen { in_flight: LOAD_STREAMS, ..conn(id, TunnelKind::Data) };
-        assert_eq!(dials(&plan(&[want()], &[control.clone(), busy(2)])), [Purpose::Load]);
-        let full: Vec<_> = (2..2 + MAX_PER_WORKER as u64).map(busy).chain([control.clone()]).collect();
+        let busy = |id| ConnSeen {
+            in_flight: LOAD_STREAMS,
+            ..conn(id, TunnelKind::Data)
+        };
+        assert_eq!(
+            dials(&plan(&[want()], &[control.clone(), busy(2)])),
+            [Purpose::Load]
+        );
+        let full: Vec<_> = (2..2 + MAX_PER_WORKER as u64)
+            .map(busy)
+            .chain([control.clone()])
+            .collect();
         assert_eq!(plan(&[want()], &full), Plan::default());
-        let old = |id| ConnSeen { age: SPARE_AGE, ..conn(id, TunnelKind::Data) };
-        assert_eq!(plan(&[want()], &[control, old(2), old(3)]).actions, [Action::Retire { id: 2 }]);
+        let old = |id| ConnSeen {
+            age: SPARE_AGE,
+            ..conn(id, TunnelKind::Data)
+        };
+        assert_eq!(
+            plan(&[want()], &[control, old(2), old(3)]).actions,
+            [Action::Retire { id: 2 }]
+        );
     }
 
     #[test]

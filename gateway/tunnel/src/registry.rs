@@ -18,7 +18,7 @@ type ByPeer = BTreeMap<ClusterId, Arc<[Arc<Tunnel>]>>;
 /// What a peer without tunnels has; shared so that asking costs no allocation.
 static NONE: LazyLock<Arc<[Arc<Tunnel>]>> = LazyLock::new(|| Arc::from([]));
 
-/// Every data tunnel, shared by all workers. A clone is one reference count.
+/// Every data tunnel whose hello is done, shared by all workers. A clone is one reference count; the default has none and gets none.
 #[derive(Debug, Clone, Default)]
 pub struct Tunnels {
     inner: Arc<Inner>,
@@ -44,7 +44,7 @@ impl Tunnels {
 
     pub(crate) fn remove(&self, tunnel: &Tunnel) {
         self.rewrite(&tunnel.peer().cluster, |list| {
-            list.retain(|held| held.id() != tunnel.id())
+            list.retain(|held| held.id() != tunnel.id());
         });
     }
 

@@ -23,7 +23,8 @@ const DROPPED: Reason = Reason::PeerReset;
 pub struct SendHalf {
     inner: Guarded<quinn::SendStream>,
     ended: bool,
-    slot: Arc<StreamSlot>,
+    /// Held for the stream's place in its tunnel.
+    _slot: Arc<StreamSlot>,
 }
 
 impl SendHalf {
@@ -31,7 +32,7 @@ impl SendHalf {
         Self {
             inner: slot.guard(inner),
             ended: false,
-            slot,
+            _slot: slot,
         }
     }
 

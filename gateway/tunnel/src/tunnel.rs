@@ -4,18 +4,19 @@
 //! the connection: that is the connection task's. Used by proxy through [`crate::Tunnels::to_peer`].
 
 use std::{
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use strait_federation_api::{Reason, control::VerifiedPeer};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
     codes::varint,
@@ -28,6 +29,9 @@ use crate::{
 /// How long an open waits for a free stream: a stream's time-out is 10 s over three attempts, and a full tunnel is better left
 /// for another one soon.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bound on a probe: a person waits for it.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Life of a tunnel as its users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +92,12 @@ pub struct Tunnel {
     heard: Heard,
     /// Received packets at the last look, with the time of that look.
     seen: Mutex<(u64, Instant)>,
-    /// Rung when a stream is opened: a quiet tunnel starts to ping at once.
+    /// A stream was opened since the connection task looked.
+    was_used: AtomicBool,
+    /// Rung at the first open after a look: a quiet tunnel starts to ping at once.
     used: Notify,
+    /// Probes under way.
+    probes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     /// Rung when the last stream is gone.
     idle: Notify,
 }
@@ -129,7 +137,9 @@ impl Tunnel {
             opened: AtomicU64::new(0),
             heard: Heard::new(now),
             seen: Mutex::new((0, now)),
+            was_used: AtomicBool::new(false),
             used: Notify::new(),
+            probes: Mutex::default(),
             idle: Notify::new(),
         })
     }
@@ -224,7 +234,9 @@ impl Tunnel {
             .map_err(|_| OpenError::Exhausted {
                 waiting: self.waiting().saturating_sub(1),
             })??;
-        self.used.notify_one();
+        if !self.was_used.swap(true, Ordering::AcqRel) {
+            self.used.notify_one();
+        }
         let slot = StreamSlot::new(Arc::clone(self), Some(permit));
         Ok((SendHalf::new(send, Arc::clone(&slot)), RecvHalf::new(recv, slot)))
     }
@@ -252,6 +264,16 @@ impl Tunnel {
             .await;
     }
 
+    /// Resolves when the tunnel is closed.
+    pub(crate) async fn closed(&self) {
+        // The sender lives in `self`: waiting cannot fail.
+        let _ = self
+            .phase
+            .subscribe()
+            .wait_for(|phase| *phase == Phase::Closed)
+            .await;
+    }
+
     /// Takes in a stream that the peer opened.
     pub(crate) fn adopt(
         self: &Arc<Self>,
@@ -260,11 +282,6 @@ impl Tunnel {
     ) -> (SendHalf, RecvHalf) {
         let slot = StreamSlot::new(Arc::clone(self), None);
         (SendHalf::new(send, Arc::clone(&slot)), RecvHalf::new(recv, slot))
-    }
-
-    /// The connection, unless it broke from within.
-    pub(crate) fn connection(&self) -> Option<&quinn::Connection> {
-        self.conn.get()
     }
 
     pub(crate) const fn health(&self) -> &Arc<Health> {
@@ -312,9 +329,52 @@ impl Tunnel {
         count
     }
 
-    /// Resolves at the next open.
+    /// Whether a stream was opened since the last call.
+    pub(crate) fn take_used(&self) -> bool {
+        self.was_used.swap(false, Ordering::AcqRel)
+    }
+
+    /// Resolves at the first open after [`take_used`](Self::take_used).
     pub(crate) async fn used(&self) {
         self.used.notified().await;
+    }
+
+    /// Whether that is news.
+    pub(crate) fn set_suspect(&self, suspect: bool) -> bool {
+        let news = self.facts.lock().suspect != suspect;
+        if news {
+            self.change(|facts| facts.suspect = suspect);
+        }
+        news
+    }
+
+    /// Sends one small packet and waits for its echo: the round trip of the path and of the other side's worker.
+    ///
+    /// # Errors
+    /// [`Reason::PeerSilent`] after two seconds, [`Reason::TunnelLost`].
+    pub async fn probe(&self) -> Result<Duration, Reason> {
+        let conn = self.conn.get().ok_or(Reason::TunnelLost)?;
+        let (answer, answered) = oneshot::channel();
+        let nonce: u64 = rand::random();
+        let started = Instant::now();
+        self.probes.lock().insert(nonce, answer);
+        let sent = conn.send_datagram(crate::data::probe(nonce));
+        let result = match sent {
+            Err(_) => Err(Reason::TunnelLost),
+            Ok(()) => match tokio::time::timeout(PROBE_TIMEOUT, answered).await {
+                Ok(Ok(())) => Ok(started.elapsed()),
+                Ok(Err(_)) | Err(_) => Err(Reason::PeerSilent),
+            },
+        };
+        self.probes.lock().remove(&nonce);
+        result
+    }
+
+    pub(crate) fn probe_answered(&self, nonce: u64) {
+        if let Some(answer) = self.probes.lock().remove(&nonce) {
+            // Whoever asked may have given up.
+            let _ = answer.send(());
+        }
     }
 
     /// Resolves when no stream is left.
