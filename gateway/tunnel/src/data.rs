@@ -90,7 +90,7 @@ async fn greet(shared: &Shared, conn: &Conn) -> Result<HelloStreams, Reason> {
         let mut recv = quic.accept_uni().await.map_err(lost)?;
         let Some(Frame::Hello(theirs)) = read_frame(&mut recv)
             .await
-            .map_err(|r| r.unwrap_or(closed_as(quic)))?
+            .map_err(|r| r.unwrap_or_else(|| closed_as(quic)))?
         else {
             return Err(Reason::Malformed);
         };

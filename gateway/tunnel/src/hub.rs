@@ -131,6 +131,12 @@ impl TunnelHub {
         &self.shared.counters
     }
 
+    /// Batched sends on the present sockets.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.shared.batches()
+    }
+
     /// Packets that reached the worker that owns their connection by way of another one, and those dropped on that way.
     #[must_use]
     pub fn steered(&self) -> (u64, u64) {

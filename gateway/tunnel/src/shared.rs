@@ -325,6 +325,15 @@ impl Shared {
         self.sockets.lock().retain(|(_, held)| !Arc::ptr_eq(held, socket));
     }
 
+    /// Batches that all sockets sent.
+    pub(crate) fn batches(&self) -> u64 {
+        self.sockets
+            .lock()
+            .iter()
+            .map(|(_, socket)| socket.batches())
+            .sum()
+    }
+
     pub(crate) fn sockets(&self) -> Vec<SocketStatus> {
         let sockets = self.sockets.lock();
         let now = |(status, socket): &(SocketStatus, Arc<WorkerSocket>)| SocketStatus {

@@ -69,8 +69,7 @@ impl WorkerSocket {
         self.state.max_gso_segments()
     }
 
-    /// Batches flushed so far.
-    #[cfg(test)]
+    /// Batches sent so far.
     pub(crate) fn batches(&self) -> u64 {
         self.batches.load(Ordering::Relaxed)
     }
@@ -266,5 +265,79 @@ impl UdpPoller for Poller {
         self.waiting = None;
         self.socket.blocked.store(false, Ordering::Release);
         Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    async fn sockets() -> (Arc<WorkerSocket>, UdpSocket) {
+        let receiver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        (WorkerSocket::new(sender, None).unwrap(), receiver)
+    }
+
+    fn send(socket: &WorkerSocket, to: &UdpSocket, contents: &[u8]) {
+        let transmit = Transmit {
+            destination: to.local_addr().unwrap(),
+            ecn: None,
+            contents,
+            segment_size: None,
+            src_ip: None,
+        };
+        socket.try_send(&transmit).unwrap();
+    }
+
+    async fn receive(receiver: &UdpSocket) -> Vec<u8> {
+        let mut buffer = [0; 2048];
+        let received = tokio::time::timeout(Duration::from_secs(10), receiver.recv(&mut buffer));
+        let length = received.await.unwrap().unwrap();
+        buffer[..length].to_vec()
+    }
+
+    #[tokio::test]
+    async fn sends_of_one_poll_go_out_in_one_call() {
+        let (socket, receiver) = sockets().await;
+        socket.io.writable().await.unwrap();
+        if socket.gso_segments() == 1 {
+            return;
+        }
+        let gathering = socket.gather();
+        (0..30).for_each(|number| send(&socket, &receiver, &[number; 1200]));
+        drop(gathering);
+        assert_eq!(socket.batches(), 1);
+        for number in 0..30 {
+            assert_eq!(receive(&receiver).await, [number; 1200]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_meets_a_full_socket_is_kept_and_sent_later() {
+        let (socket, receiver) = sockets().await;
+        // The reactor has not yet said that the socket is writable, so the flush would block.
+        let gathering = socket.gather();
+        send(&socket, &receiver, &[1; 100]);
+        drop(gathering);
+        assert_eq!(socket.batches(), 0);
+        assert_eq!(receive(&receiver).await, [1; 100]);
+        // And nothing is out of order afterwards.
+        let gathering = socket.gather();
+        send(&socket, &receiver, &[2; 100]);
+        drop(gathering);
+        assert_eq!(receive(&receiver).await, [2; 100]);
+    }
+
+    #[tokio::test]
+    async fn outside_a_driver_sends_go_out_at_once() {
+        let (socket, receiver) = sockets().await;
+        socket.io.writable().await.unwrap();
+        send(&socket, &receiver, &[3; 100]);
+        assert_eq!(receive(&receiver).await, [3; 100]);
+        assert_eq!(socket.batches(), 0);
     }
 }

@@ -1,4 +1,9 @@
 //! Streams over real tunnels: both ways, ends and resets, bulk.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod common;
 
@@ -220,8 +225,8 @@ async fn opening_at_the_limit_fails_in_time_and_says_how_many_wait() {
     };
     assert_eq!(error, OpenError::Exhausted { waiting: 0 });
     assert_eq!(held.len(), 1024);
-    // A place that comes free is used.
-    held.truncate(1000);
+    // Places that come free are used; quinn gives credit back an eighth of the limit at a time.
+    held.truncate(500);
     let start = Instant::now();
     while tunnel.open().await.is_err() {
         assert!(start.elapsed() < PATIENCE);
