@@ -1,5 +1,6 @@
 //! Gateways for tests: real sockets on loopback, real certificates, each worker on its own thread.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(unreachable_pub, reason = "a module of each test binary")]
 
 use std::{
     net::SocketAddr,
