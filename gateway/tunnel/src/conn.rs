@@ -70,16 +70,25 @@ pub(crate) struct Conn {
 
 impl Conn {
     pub(crate) fn new(id: u64, kind: TunnelKind, proven: Proven, origin: Origin) -> Arc<Self> {
+        let remote = canonical(origin.quic.remote_address());
         let guard = || Guarded::new(origin.quic.clone(), Arc::clone(&origin.health));
-        let tunnel = (kind == TunnelKind::Data)
-            .then(|| Tunnel::new(guard(), id, origin.worker, proven.peer.clone(), origin.dialled));
+        let tunnel = (kind == TunnelKind::Data).then(|| {
+            Tunnel::new(
+                guard(),
+                id,
+                origin.worker,
+                proven.peer.clone(),
+                origin.dialled,
+                remote,
+            )
+        });
         Arc::new(Self {
             id,
             kind,
             worker: origin.worker,
             dialled: origin.dialled,
             born: Instant::now(),
-            remote: canonical(origin.quic.remote_address()),
+            remote,
             quic: guard(),
             identity: origin.identity,
             proven,

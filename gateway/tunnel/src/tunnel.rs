@@ -83,6 +83,8 @@ pub struct Tunnel {
     peer: VerifiedPeer,
     dialled: bool,
     born: Instant,
+    /// Its address at the handshake.
+    first_remote: SocketAddr,
     facts: Mutex<Facts>,
     phase: watch::Sender<Phase>,
     permits: Arc<Semaphore>,
@@ -120,9 +122,11 @@ impl Tunnel {
         worker: u32,
         peer: VerifiedPeer,
         dialled: bool,
+        remote: SocketAddr,
     ) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
+            first_remote: remote,
             conn,
             id,
             worker,
@@ -174,10 +178,11 @@ impl Tunnel {
         self.born
     }
 
-    /// The peer's address now: it may migrate. `None` when the connection broke from within.
+    /// The peer's address now: it may migrate.
     #[must_use]
-    pub fn remote(&self) -> Option<SocketAddr> {
-        Some(canonical(self.conn.get()?.remote_address()))
+    pub fn remote(&self) -> SocketAddr {
+        let now = self.conn.get().map(quinn::Connection::remote_address);
+        now.map_or(self.first_remote, canonical)
     }
 
     /// Smoothed round trip.
