@@ -284,15 +284,13 @@ mod tests {
         View::new(Arc::new(snapshot), None)
     }
 
-    async fn verdicts(health: HealthCheck, answers: &'static [&'static [u8]]) -> Vec<bool> {
+    async fn verdicts(health: HealthCheck, answer: &'static [u8]) -> Vec<bool> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let view = view(listener.local_addr().unwrap(), health);
         tokio::spawn(async move {
-            for answer in answers {
-                let (mut tcp, _) = listener.accept().await.unwrap();
-                let _ = tcp.read(&mut [0; 512]).await;
-                let _ = tcp.write_all(answer).await;
-            }
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let _ = tcp.read(&mut [0; 512]).await;
+            let _ = tcp.write_all(answer).await;
         });
         let outbox = Outbox::default();
         let (events, mut received) = mpsc::channel(16);
@@ -301,7 +299,7 @@ mod tests {
         checker.take(&view, Instant::now());
         let mut verdicts = vec![];
         let end = Instant::now() + Duration::from_secs(30);
-        // The listener is gone after its answers, so the last verdict is always "unhealthy".
+        // The listener is gone after its answer, so the last verdict is always "unhealthy".
         while verdicts.last() != Some(&false) && Instant::now() < end {
             checker.turn().await;
             for checked in checker.checked.values_mut() {
@@ -322,10 +320,12 @@ mod tests {
             path: "/healthz".into(),
         };
         assert_eq!(
-            verdicts(http.clone(), &[b"HTTP/1.1 503 Busy\r\n\r\n"; 1]).await,
+            verdicts(http.clone(), b"HTTP/1.1 503 Busy\r\n\r\n").await,
             [false]
         );
-        assert_eq!(verdicts(http, &[b"not http at all"; 1]).await, [false]);
+        let good = verdicts(http.clone(), b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(good, [true, false], "until the listener is gone");
+        assert_eq!(verdicts(http, b"not http at all").await, [false]);
     }
 
     #[tokio::test]

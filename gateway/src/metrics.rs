@@ -24,7 +24,7 @@ use strait_federation_api::{
     observation::{Observation, SocketStatus, TunnelKind},
     snapshot::Snapshot,
 };
-use strait_proxy::{Direction, Ended, FlowInfo, Recorder};
+use strait_proxy::{Ended, FlowInfo, Recorder};
 use strait_tunnel::TunnelHub;
 
 use crate::{AccessLog, outbox::Outbox};
@@ -288,6 +288,9 @@ impl Recorder for Metrics {
     }
 }
 
+/// Name, help and value of one figure of a socket.
+type SocketFigure = (&'static str, &'static str, fn(&SocketStatus) -> u64);
+
 /// Figures that tunnels count themselves, read at each scrape.
 struct TunnelFigures {
     hub: Arc<TunnelHub>,
@@ -374,7 +377,7 @@ impl TunnelFigures {
         encoder: &mut DescriptorEncoder<'_>,
         sockets: &[SocketStatus],
     ) -> std::fmt::Result {
-        let figures: [(&str, &str, fn(&SocketStatus) -> u64); 3] = [
+        let figures: [SocketFigure; 3] = [
             ("strait_socket_receive_bytes", "UDP receive buffer granted", |s| {
                 s.receive_granted
             }),
@@ -428,6 +431,8 @@ mod tests {
     use std::time::Duration;
 
     use prometheus_client::encoding::text::encode;
+
+    use strait_proxy::Direction;
 
     use super::*;
 
@@ -493,7 +498,7 @@ mod tests {
                 false,
             );
         }
-        assert_eq!(metrics.streams.len(), 1);
+        assert_eq!(text(&metrics).matches("strait_streams_total{").count(), 1);
         assert!(
             text(&metrics).contains(r#"service="other",reason="UnknownService"} 100"#),
             "{}",

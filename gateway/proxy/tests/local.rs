@@ -1,4 +1,5 @@
 //! Clients of VIP and SOCKS listeners against real endpoints of the same cluster: every way a flow can begin and end, without a tunnel.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 use std::{
     collections::BTreeSet,
@@ -253,13 +254,13 @@ async fn a_dead_endpoint_is_passed_over_and_a_dead_service_resets() {
     let (listener, alive) = endpoint().await;
     let (gone, dead) = endpoint().await;
     drop(gone);
-    let cluster = self::cluster(&[dead, alive], Limits::default());
+    let both = cluster(&[dead, alive], Limits::default());
     for _ in 0..20 {
-        let (mut client, mut server) = pair(&cluster, &listener).await;
+        let (mut client, mut server) = pair(&both, &listener).await;
         server.write_all(b"!").await.unwrap();
         within(client.read_exact(&mut [0; 1])).await.unwrap();
     }
-    let cluster = self::cluster(&[dead], Limits::default());
+    let cluster = cluster(&[dead], Limits::default());
     let mut client = TcpStream::connect(cluster.vip).await.unwrap();
     assert!(is_reset(within(client.read(&mut [0; 8])).await));
     let (ended, established) = cluster.log.next().await;
