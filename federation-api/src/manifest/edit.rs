@@ -340,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn windows_line_ends_and_lists_are_kept() {
+        let text = TEXT.replace('\n', "\r\n");
+        let out = set_mode(&text, &west(), PeerMode::Drain).unwrap();
+        assert_eq!(out, text.replace("mode: Active #", "mode: Drain #"));
+        let bare = text.replace("  mode: Active # for now\r\n", "");
+        let out = set_mode(&bare, &west(), PeerMode::Drain).unwrap();
+        assert_eq!(out, bare.replace("  trust:", "  mode: Drain\r\n  trust:"));
+        let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: strait.dev/v1alpha1\n  kind: Federation\n  \
+            metadata: {name: west}\n  spec: # here\n    trust: {invite: {}}\n- {a: b}\n";
+        let out = set_trust(list, &west(), &join()).unwrap();
+        assert_eq!(out, list.replace("{invite: {}}", "{join: {tokenFile: \"secrets/east token\"}}"));
+    }
+
+    #[test]
     fn what_cannot_be_done_safely_is_refused() {
         let head = "apiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {name: west}\n";
         assert_eq!(

@@ -207,6 +207,34 @@ fn findings_do_not_follow_from_findings() {
     );
 }
 
+#[test]
+fn text_forms_that_editors_and_tools_produce_load_alike() {
+    let plain = loaded(GOOD);
+    let forms = [
+        GOOD.replace('\n', "\r\n"),
+        format!("\u{feff}{GOOD}"),
+        format!("# only a comment\n---\n---\n{GOOD}\n...\n"),
+    ];
+    for form in forms {
+        let l = loaded(&form);
+        assert_eq!(l.errors, vec![], "{form:?}");
+        assert_eq!(l.resources, plain.resources);
+    }
+    let json = r#"{"apiVersion": "strait.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": "east"}, "spec": {"workers": 2}}"#;
+    assert_eq!(loaded(json).resources.cluster.unwrap().spec.workers, Some(2));
+}
+
+#[test]
+fn null_means_absent_as_in_kubernetes() {
+    let text = format!(
+        "{EAST}---\napiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {{name: w, labels: null}}\n\
+         spec: {{peer: null, trust: {{invite: {{}}, join: null}}, imports: ~, exports: }}\n"
+    );
+    let l = loaded(&text);
+    assert_eq!(l.errors, vec![]);
+    assert_eq!(l.resources.federations.len(), 1);
+}
+
 mod fuzz {
     use proptest::prelude::*;
 
