@@ -142,6 +142,15 @@ impl Steps {
     }
 }
 
+/// The message, or the reason's own meaning where it has none.
+fn words(reason: Reason, message: &str) -> String {
+    if message.is_empty() {
+        reason.meaning().to_owned()
+    } else {
+        message.to_owned()
+    }
+}
+
 /// Runs the steps.
 #[must_use]
 pub fn diagnose(input: &DiagnoseInput) -> Vec<Step> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Side, Step, Steps, side_of};
+use super::{Side, Step, Steps, side_of, words};
 use crate::{
     Reason,
     observation::LinkState,
@@ -100,23 +100,14 @@ fn join_step(reason: Reason, message: &str) -> Step {
     Step::fail("trust", reason, side_of(reason), words(reason, message))
 }
 
-/// The message, or the reason's own meaning where it has none.
-fn words(reason: Reason, message: &str) -> String {
-    if message.is_empty() {
-        reason.meaning().to_owned()
-    } else {
-        message.to_owned()
-    }
-}
-
 fn address(p: &PeerInput) -> Step {
     let f = &p.federation;
     if f.mode == PeerMode::Suspended {
         let detail = format!("spec.mode of the Federation {} is Suspended", f.name);
         return Step::fail("address", Reason::PeerSuspended, Side::Ours, detail);
     }
-    if let Some((Reason::NameNotResolved, detail)) = p.dial_error() {
-        return Step::fail("address", Reason::NameNotResolved, Side::Ours, detail);
+    if let Some((reason @ Reason::NameNotResolved, detail)) = p.dial_error() {
+        return Step::fail("address", *reason, Side::Ours, words(*reason, detail));
     }
     if !f.addresses.is_empty() {
         return Step::ok(

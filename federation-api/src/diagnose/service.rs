@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use super::{Side, Step, Steps, side_of};
+use super::{Side, Step, Steps, side_of, words};
 use crate::{
     Reason,
     catalog::ServiceKind,
@@ -135,7 +135,7 @@ fn import(s: &ServiceInput) -> Step {
             .find(|c| c.kind == kind && c.status == bad)
     };
     if let Some(c) = failed("Ready", ConditionStatus::False) {
-        return Step::fail("import", c.reason, side_of(c.reason), c.message.clone());
+        return Step::fail("import", c.reason, side_of(c.reason), words(c.reason, &c.message));
     }
     let conflict = failed("Conflict", ConditionStatus::True);
     let note = conflict.map_or_else(String::new, |c| {
@@ -309,7 +309,7 @@ fn listener(s: &ServiceInput) -> Step {
 fn probe(s: &ServiceInput) -> Step {
     match &s.probe {
         Some(Ok(time)) => Step::ok("probe", Reason::Ready, format!("connected in {time:.1?}")),
-        Some(Err((reason, detail))) => Step::fail("probe", *reason, side_of(*reason), detail.clone()),
+        Some(Err((reason, detail))) => Step::fail("probe", *reason, side_of(*reason), words(*reason, detail)),
         None => Step::skipped("probe", "no probe was made"),
     }
 }

@@ -297,7 +297,7 @@ mod tests {
     use super::*;
     use crate::{
         manifest::load,
-        resources::{federation::InviteTrust, federation::TokenSource},
+        resources::{InviteTrust, TokenSource},
     };
 
     fn west() -> FederationName {
@@ -350,7 +350,10 @@ mod tests {
         let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: strait.dev/v1alpha1\n  kind: Federation\n  \
             metadata: {name: west}\n  spec: # here\n    trust: {invite: {}}\n- {a: b}\n";
         let out = set_trust(list, &west(), &join()).unwrap();
-        assert_eq!(out, list.replace("{invite: {}}", "{join: {tokenFile: \"secrets/east token\"}}"));
+        assert_eq!(
+            out,
+            list.replace("{invite: {}}", "{join: {tokenFile: \"secrets/east token\"}}")
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     ErrorCode, Finding, MAX_FINDINGS_PER_DOCUMENT, ObjectId, Origin, ResourceSet, SliceKey, check,
     check_core,
     de::{self, Problem, suggestion},
-    node::{self, FieldPath, Node, Place},
+    node::{self, FieldPath, Node},
 };
 use crate::{
     ids::{ClusterId, Namespace, ServiceKey, ServiceName},
@@ -27,6 +27,8 @@ use crate::{
         values::shown,
     },
 };
+
+mod report;
 
 /// What a load found.
 #[derive(Debug, Clone, Default)]
@@ -111,57 +113,22 @@ impl Loader {
 
     /// One document, or one item of a list.
     fn document(&mut self, mut source: Source, node: &Node) {
-        let (Some(api), Some(kind)) = (
-            node.get("apiVersion").and_then(Node::text),
-            node.get("kind").and_then(Node::text),
-        ) else {
+        let text = |key: &str| node.get(key).and_then(Node::text);
+        let (Some(api), Some(kind)) = (text("apiVersion"), text("kind")) else {
+            let problem = "is not a resource with apiVersion and kind";
             let fix = "begin each document with apiVersion, kind and metadata";
-            return self.error_at(
-                &source,
-                "",
-                ErrorCode::NotAnObject,
-                "is not a resource with apiVersion and kind",
-                fix,
-            );
+            return self.error_at(&source, "", ErrorCode::NotAnObject, problem, fix);
         };
         if api == "v1" && kind.ends_with("List") || kind == "EndpointSliceList" {
             return self.items(&source, node);
         }
-        let name = node
-            .get("metadata")
-            .and_then(|m| m.get("name"))
-            .and_then(Node::text);
-        let namespace = node
-            .get("metadata")
-            .and_then(|m| m.get("namespace"))
-            .and_then(Node::text);
         let Some(reader) = self.reader(&source, api, kind) else {
             return;
         };
-        let id = name.map(|n| match reader {
-            Reader::Cluster | Reader::Federation => ObjectId::new(kind, n),
-            Reader::Export | Reader::Service | Reader::Slice => ObjectId::new(
-                kind,
-                format_args!("{}/{n}", namespace.unwrap_or(DEFAULT_NAMESPACE)),
-            ),
-        });
-        source.id.clone_from(&id);
         self.may_have_cluster |= matches!(reader, Reader::Cluster);
-        let taken = id.as_ref().and_then(|id| self.sources.get(id)).map(|first| {
-            let line = first.root.place_of(&first.base).line;
-            format!("is defined before, in {} on line {line}", first.file)
-        });
-        if let Some(problem) = taken {
-            return self.error_at(
-                &source,
-                "metadata.name",
-                ErrorCode::DuplicateObject,
-                problem,
-                "remove one of the two",
-            );
-        }
-        if let Some(id) = &id {
-            self.sources.insert(id.clone(), source.clone());
+        source.id = identity(reader, kind, node);
+        if !self.is_first(&source) {
+            return;
         }
         let read = match reader {
             Reader::Cluster => self.cluster(&source, node),
@@ -170,16 +137,30 @@ impl Loader {
             Reader::Service => self.service(&source, node),
             Reader::Slice => self.slice(&source, node),
         };
-        if let (None, Some(id)) = (read, id) {
+        if let (None, Some(id)) = (read, source.id) {
             self.broken.insert(id);
         }
+    }
+
+    /// Notes where an object stands; false, with a finding, if it stands elsewhere too.
+    fn is_first(&mut self, source: &Source) -> bool {
+        let Some(id) = &source.id else { return true };
+        let Some(first) = self.sources.get(id) else {
+            self.sources.insert(id.clone(), source.clone());
+            return true;
+        };
+        let line = first.root.place_of(&first.base).line;
+        let problem = format!("is defined before, in {} on line {line}", first.file);
+        let fix = "remove one of the two";
+        self.error_at(source, "metadata.name", ErrorCode::DuplicateObject, problem, fix);
+        false
     }
 
     fn items(&mut self, source: &Source, list: &Node) {
         let Some(items) = list.get("items") else { return };
         for (i, item) in items.items().iter().enumerate() {
             let source = Source {
-                base: FieldPath::of("items").index(i),
+                base: source.base.key("items").index(i),
                 ..source.clone()
             };
             self.document(source, item);
@@ -290,32 +271,7 @@ impl Loader {
         let doc: Document<IgnoredAny> = self.read(source, node, false)?;
         let name = self.name(source, &doc.metadata, FederationName::parse)?;
         let namespace = self.namespace(source, &doc.metadata)?;
-        let Some(label) = doc.metadata.labels.get(SERVICE_NAME_LABEL) else {
-            let problem = format!("the label {SERVICE_NAME_LABEL} is missing");
-            let fix = format!("add {SERVICE_NAME_LABEL}: NAME-OF-THE-SERVICE to metadata.labels");
-            self.error_at(
-                source,
-                "metadata.labels",
-                ErrorCode::SliceLabelMissing,
-                problem,
-                fix,
-            );
-            return None;
-        };
-        let service = match ServiceName::parse(label) {
-            Ok(s) => s,
-            Err(e) => {
-                let path = FieldPath::of("metadata.labels").key(SERVICE_NAME_LABEL);
-                self.error(
-                    source,
-                    &path,
-                    ErrorCode::BadName,
-                    format!("{} {e}", shown(label)),
-                    "name the Service",
-                );
-                return None;
-            }
-        };
+        let service = self.service_label(source, &doc.metadata)?;
         let slice = EndpointSlice {
             namespace: namespace.clone(),
             name: name.as_str().into(),
@@ -328,6 +284,31 @@ impl Loader {
         };
         self.set.slices.insert(key, slice);
         Some(())
+    }
+
+    /// The Service a slice belongs to.
+    fn service_label(&mut self, source: &Source, meta: &Meta) -> Option<ServiceName> {
+        let Some(label) = meta.labels.get(SERVICE_NAME_LABEL) else {
+            let problem = format!("the label {SERVICE_NAME_LABEL} is missing");
+            let fix = format!("add {SERVICE_NAME_LABEL}: NAME-OF-THE-SERVICE to metadata.labels");
+            self.error_at(
+                source,
+                "metadata.labels",
+                ErrorCode::SliceLabelMissing,
+                problem,
+                fix,
+            );
+            return None;
+        };
+        match ServiceName::parse(label) {
+            Ok(name) => Some(name),
+            Err(e) => {
+                let path = FieldPath::of("metadata.labels").key(SERVICE_NAME_LABEL);
+                let problem = format!("{} {e}", shown(label));
+                self.error(source, &path, ErrorCode::BadName, problem, "name the Service");
+                None
+            }
+        }
     }
 
     fn read<T: DeserializeOwned>(&mut self, source: &Source, node: &Node, strict: bool) -> Option<T> {
@@ -414,88 +395,6 @@ impl Loader {
         }
     }
 
-    // Findings.
-
-    fn finding(
-        &self,
-        source: &Source,
-        path: &FieldPath,
-        code: ErrorCode,
-        problem: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Finding {
-        let full = source.base.join(path);
-        let Place { line, column } = source.root.place_of(&full);
-        Finding {
-            file: Arc::clone(&source.file),
-            line,
-            column,
-            code,
-            object: source.id.as_ref().map(ToString::to_string),
-            field: full.to_string(),
-            problem: problem.into(),
-            fix: fix.into(),
-        }
-    }
-
-    pub(super) fn error(
-        &mut self,
-        source: &Source,
-        path: &FieldPath,
-        code: ErrorCode,
-        problem: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        let finding = self.finding(source, path, code, problem, fix);
-        self.errors.push(finding);
-    }
-
-    pub(super) fn error_at(
-        &mut self,
-        source: &Source,
-        path: &str,
-        code: ErrorCode,
-        problem: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        self.error(source, &FieldPath::of(path), code, problem, fix);
-    }
-
-    pub(super) fn warn_at(
-        &mut self,
-        source: &Source,
-        path: &str,
-        code: ErrorCode,
-        problem: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        let finding = self.finding(source, &FieldPath::of(path), code, problem, fix);
-        self.warnings.push(finding);
-    }
-
-    /// A finding about the whole set.
-    pub(super) fn error_without_place(&mut self, code: ErrorCode, problem: &str, fix: &str) {
-        self.errors.push(Finding {
-            file: self.first_file.clone().unwrap_or_else(|| "".into()),
-            line: 0,
-            column: 0,
-            code,
-            object: None,
-            field: String::new(),
-            problem: problem.to_owned(),
-            fix: fix.to_owned(),
-        });
-    }
-
-    pub(super) fn source(&self, kind: &str, name: impl std::fmt::Display) -> Option<Source> {
-        self.sources.get(&ObjectId::new(kind, name)).cloned()
-    }
-
-    /// An object of this name exists but could not be read.
-    pub(super) fn is_broken(&self, kind: &str, name: impl std::fmt::Display) -> bool {
-        self.broken.contains(&ObjectId::new(kind, name))
-    }
-
     fn finish(mut self) -> Loaded {
         self.errors.sort();
         self.warnings.sort();
@@ -513,6 +412,20 @@ impl Loader {
     }
 }
 
+/// Kind and name of a document, where it has a name.
+fn identity(reader: Reader, kind: &str, node: &Node) -> Option<ObjectId> {
+    let meta = node.get("metadata")?;
+    let name = meta.get("name").and_then(Node::text)?;
+    let namespace = meta.get("namespace").and_then(Node::text);
+    Some(match reader {
+        Reader::Cluster | Reader::Federation => ObjectId::new(kind, name),
+        Reader::Export | Reader::Service | Reader::Slice => {
+            let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
+            ObjectId::new(kind, format_args!("{namespace}/{name}"))
+        }
+    })
+}
+
 /// The namespace of namespaced objects that name none, as kubectl has it.
 const DEFAULT_NAMESPACE: &str = "default";
 /// Kinds that are read.
@@ -526,6 +439,7 @@ const KINDS: &[&str] = &[
 /// Versions of the Multi-Cluster Services API, all with the same schema.
 const MCS_VERSIONS: &[&str] = &["multicluster.x-k8s.io/v1beta1", "multicluster.x-k8s.io/v1alpha1"];
 
+/// How a document is read.
 #[derive(Clone, Copy)]
 enum Reader {
     Cluster,

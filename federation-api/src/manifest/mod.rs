@@ -4,6 +4,7 @@
 //! returns values; reading and watching files is the caller's. Called by controller, cli and tests.
 
 mod check;
+mod check_cluster;
 mod check_core;
 mod de;
 pub mod edit;

@@ -3,6 +3,7 @@
 //! Owns field names, defaults and the rules a single field must keep; rules across fields or objects live in
 //! [`crate::manifest`]. Never reads a file and never talks to Kubernetes. Called by manifest, controller and cli.
 
+pub mod address;
 pub mod cluster;
 pub mod core;
 pub mod federation;
@@ -11,20 +12,21 @@ pub mod meta;
 pub mod rules;
 #[cfg(feature = "crd")]
 pub mod schema;
+pub mod status;
+pub mod trust;
 pub mod values;
 
 pub use cluster::{Cluster, ClusterSpec, DnsSpec, Limits, Listener, VipRange};
 pub use core::{EndpointSlice, Service, SliceEndpoint, SlicePort};
-pub use federation::{
-    BundleSource, Conflicts, Federation, FederationSpec, FederationStatus, InviteTrust, PeerSpec,
-    StaticTrust, TokenSource, Trust, Updates,
-};
+pub use federation::{Conflicts, Federation, FederationSpec, PeerSpec};
 pub use mcs::{ServiceExport, ServiceExportSpec, ServiceImportSpec};
 pub use meta::{Condition, Meta};
 pub use rules::{
     ExportRule, ExportRules, ImportDecision, ImportRule, ImportRules, Pattern, RuleTarget, export_rule_for,
     import_rule_for,
 };
+pub use status::FederationStatus;
+pub use trust::{BundleSource, InviteTrust, StaticTrust, TokenSource, Trust, Updates};
 pub use values::{ByteSize, FederationName, HumanDuration, Priority, ValueError, Weight};
 
 /// API group of our own kinds.

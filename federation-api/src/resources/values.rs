@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ids::LABEL_MAX, manifest::ErrorCode, snapshot::GatewayAddress};
+pub use super::address::AddressText;
+use crate::{ids::LABEL_MAX, manifest::ErrorCode};
 
 /// Longest DNS name in text form, bytes (RFC 1035 section 2.3.4 without the root dot).
 pub const DNS_NAME_MAX: usize = 253;
@@ -120,7 +121,7 @@ fn is_label(s: &str) -> bool {
         && b.last().copied().is_some_and(alnum)
 }
 
-fn dns_name(s: &str) -> Result<Arc<str>, ValueError> {
+pub(super) fn dns_name(s: &str) -> Result<Arc<str>, ValueError> {
     if s.len() <= DNS_NAME_MAX && s.split('.').all(is_label) {
         return Ok(s.into());
     }
@@ -130,108 +131,6 @@ fn dns_name(s: &str) -> Result<Arc<str>, ValueError> {
         "use lower-case letters, digits and '-' in labels of at most 63 characters, joined by '.', 253 at most",
     ))
 }
-
-impl GatewayAddress {
-    /// Parses `host:port`; IPv6 literals stand in brackets.
-    ///
-    /// # Errors
-    /// [`ValueError`] when host or port is missing or wrong.
-    pub fn parse(s: &str) -> Result<Self, ValueError> {
-        let bad = |why: &str| {
-            ValueError::new(
-                ErrorCode::BadAddress,
-                format!("{} {why}", shown(s)),
-                "write host:port, such as gw.west.example:7443 or [2001:db8::1]:7443",
-            )
-        };
-        let (host, port) = s.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
-        let port = match port.parse::<u16>() {
-            Ok(p) if p != 0 && !port.starts_with('+') => p,
-            _ => return Err(bad("has no port between 1 and 65535")),
-        };
-        let host = match host.strip_prefix('[') {
-            Some(rest) => {
-                let inner = rest
-                    .strip_suffix(']')
-                    .ok_or_else(|| bad("has an unclosed bracket"))?;
-                let ip: std::net::Ipv6Addr = inner
-                    .parse()
-                    .map_err(|_| bad("has no IPv6 address between the brackets"))?;
-                ip.to_string()
-            }
-            None if host.contains(':') => return Err(bad("has an IPv6 address without brackets")),
-            None => checked_host(host).ok_or_else(|| bad("has no valid host"))?,
-        };
-        Ok(Self {
-            host: host.into(),
-            port,
-        })
-    }
-
-    /// The address as an IP literal, if it is one.
-    #[must_use]
-    pub fn ip(&self) -> Option<std::net::IpAddr> {
-        self.host.parse().ok()
-    }
-
-    /// Names or is this machine's own loopback, or is link-local: useful only where allowed.
-    #[must_use]
-    pub fn is_local_only(&self) -> bool {
-        match self.ip() {
-            Some(std::net::IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
-            Some(std::net::IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
-            None => &*self.host == "localhost",
-        }
-    }
-
-    /// Can never be dialled: the unspecified or a multicast address.
-    #[must_use]
-    pub fn is_undiallable(&self) -> bool {
-        self.ip()
-            .is_some_and(|ip| ip.is_unspecified() || ip.is_multicast())
-    }
-}
-
-/// A host that looks like an IPv4 address must be one: `10.0.0.300` is a mistake, not a name.
-fn checked_host(host: &str) -> Option<String> {
-    let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    if numeric {
-        return host.parse::<std::net::Ipv4Addr>().ok().map(|ip| ip.to_string());
-    }
-    dns_name(host).is_ok().then(|| host.to_owned())
-}
-
-impl fmt::Display for GatewayAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A [`GatewayAddress`] as manifests write it: `host:port`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AddressText(pub GatewayAddress);
-
-impl AddressText {
-    /// See [`GatewayAddress::parse`].
-    ///
-    /// # Errors
-    /// [`ValueError`] when host or port is missing or wrong.
-    pub fn parse(s: &str) -> Result<Self, ValueError> {
-        GatewayAddress::parse(s).map(Self)
-    }
-}
-
-impl fmt::Display for AddressText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-as_text!(AddressText, {"type": "string", "minLength": 3, "maxLength": 261, "pattern": "^.+:[0-9]{1,5}$"});
 
 /// A span of time such as `90s`, `1h` or `1h 30m`: above zero, at most ten years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -409,38 +308,6 @@ bounded!(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_round_trip_and_refuse_what_cannot_be_dialled() {
-        for good in [
-            "gw.west.example:7443",
-            "10.0.0.1:1",
-            "[2001:db8::1]:7443",
-            "localhost:65535",
-        ] {
-            assert_eq!(GatewayAddress::parse(good).unwrap().to_string(), good);
-        }
-        for bad in [
-            "",
-            "west",
-            "west:",
-            "west:0",
-            "west:65536",
-            "west:+1",
-            "2001:db8::1:7443",
-            "[2001:db8::1:7443",
-            "[west]:7443",
-            "We st:1",
-            "10.0.0.300:1",
-            ":7443",
-        ] {
-            let err = GatewayAddress::parse(bad).unwrap_err();
-            assert_eq!(err.code, ErrorCode::BadAddress, "{bad}");
-        }
-        assert!(GatewayAddress::parse("127.0.0.1:1").unwrap().is_local_only());
-        assert!(GatewayAddress::parse("[fe80::1]:1").unwrap().is_local_only());
-        assert!(!GatewayAddress::parse("10.0.0.1:1").unwrap().is_local_only());
-    }
 
     #[test]
     fn durations_and_sizes_read_as_people_write_them() {
