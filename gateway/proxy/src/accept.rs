@@ -18,7 +18,7 @@ use strait_tunnel::{RecvHalf, SendHalf, StreamAcceptor, Tunnel};
 use crate::{
     copy::{self, Joint, Pending},
     endpoint,
-    flow::{Direction, Ended, Flow, FlowInfo},
+    flow::{Direction, Ended, Flow, FlowInfo, ResetOnDrop},
     header::{Answer, HeaderError, PREFIX_LEN, Refusal, Request, body_len},
     route::{ExportRoute, PortRoute, View},
     worker::Worker,
@@ -67,13 +67,14 @@ impl<'a> Inbound<'a> {
 
     async fn serve(mut self, mut send: SendHalf, mut recv: RecvHalf) {
         match self.open(&mut recv).await {
-            Ok((connected, early)) => {
-                if send.write_chunk(Answer::Ok.encode()).await.is_err() {
+            Ok((mut connected, early)) => {
+                let answered = send.write_chunk(Answer::Ok.encode()).await;
+                let (Ok(()), Some(tcp)) = (answered, connected.tcp.take()) else {
                     return self.record(Reason::PeerReset, String::new());
-                }
+                };
                 let recorder = Arc::clone(&self.worker.shared.recorder);
                 let held: Box<dyn Send + Sync> = Box::new(connected.held);
-                let flow = Flow::new(connected.tcp, None, self.info, self.started, recorder, Some(held));
+                let flow = Flow::new(tcp, None, self.info, self.started, recorder, Some(held));
                 self.worker.flows.add(&flow);
                 let joint = Joint {
                     send,
@@ -133,7 +134,7 @@ impl<'a> Inbound<'a> {
 }
 
 struct Held {
-    tcp: tokio::net::TcpStream,
+    tcp: ResetOnDrop,
     held: (crate::route::InFlight, crate::worker::Permit),
 }
 

@@ -9,6 +9,7 @@ use strait_federation_api::{Reason, catalog::EndpointId};
 use tokio::net::TcpStream;
 
 use crate::{
+    flow::ResetOnDrop,
     header::Refusal,
     route::{EndpointState, InFlight, PortRoute},
     worker::{ENDPOINT_TIMEOUT, Worker},
@@ -19,7 +20,8 @@ const TRIES: usize = 2;
 
 /// A connection with its place among the endpoint's streams in flight.
 pub(crate) struct Connected {
-    pub(crate) tcp: TcpStream,
+    /// Reset unless taken: an endpoint must not take an abandoned connection for an empty request.
+    pub(crate) tcp: ResetOnDrop,
     pub(crate) in_flight: InFlight,
 }
 
@@ -42,6 +44,7 @@ pub(crate) async fn connect(
         match dial(&state, each).await {
             Ok(tcp) => {
                 state.succeeded();
+                let tcp = ResetOnDrop::new(tcp);
                 return Ok(Connected { tcp, in_flight });
             }
             Err(error) => {

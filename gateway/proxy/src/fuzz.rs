@@ -1,6 +1,6 @@
 //! Entry points for fuzzers: arbitrary bytes in, a panic is a finding.
 //!
-//! Owns nothing. Called by the targets under `gateway/proxy/fuzz` and by property tests.
+//! Owns nothing. Called by property tests and by whatever fuzzer wants to (cargo-fuzz needs a nightly compiler, so no target is kept here).
 
 use crate::{
     header::{Answer, PREFIX_LEN, Request, body_len},

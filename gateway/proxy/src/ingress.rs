@@ -185,9 +185,9 @@ impl Outbound<'_> {
                 };
                 copy::spawn_tunnel(&flow, joint);
             }
-            Exit::Local(connected) => {
+            Exit::Local(mut connected) => {
                 let held: Box<dyn Send + Sync> = Box::new((permit, connected.in_flight));
-                let local = Some(connected.tcp);
+                let local = connected.tcp.take();
                 let flow = Flow::new(tcp, local, self.info, self.started, recorder, Some(held));
                 self.worker.flows.add(&flow);
                 let mut kept = Pending::default();

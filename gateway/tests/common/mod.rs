@@ -299,6 +299,22 @@ pub async fn pair(endpoints: &[SocketAddr]) -> (Node, Node) {
     (east, west)
 }
 
+/// East imports `greeter` from west first and from north second; the way to west can be cut.
+pub async fn three(west: SocketAddr, north: SocketAddr) -> (Node, Node, Node, Path) {
+    let mut all = nodes(&["east", "west", "north"], 2).await.into_iter();
+    let mut next = || all.next().unwrap();
+    let (east_node, west_node, north_node) = (next(), next(), next());
+    for (node, endpoint) in [(&west_node, west), (&north_node, north)] {
+        node.peer(&east_node, None);
+        node.export("greeter", &[endpoint], &["east"], HealthCheck::Off);
+    }
+    let path = Path::to(west_node.gateway.listen()).await;
+    east_node.peer(&west_node, Some(path.address));
+    east_node.peer(&north_node, Some(north_node.gateway.listen()));
+    east_node.import("greeter", &[("west", 1), ("north", 2)], None);
+    (east_node, west_node, north_node, path)
+}
+
 /// A listener for a service that the test plays itself.
 pub async fn endpoint() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -333,18 +349,20 @@ pub fn is_error(result: &std::io::Result<usize>) -> bool {
     matches!(result, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
-/// A UDP path that can be cut: packets vanish both ways, nobody is told.
+/// A UDP path that can be cut, each way by itself: packets vanish, nobody is told.
 pub struct Path {
     pub address: SocketAddr,
-    cut: Arc<AtomicBool>,
+    there: Arc<AtomicBool>,
+    back: Arc<AtomicBool>,
 }
 
 impl Path {
     pub async fn to(target: SocketAddr) -> Self {
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = front.local_addr().unwrap();
-        let cut = Arc::new(AtomicBool::new(false));
-        let is_cut = Arc::clone(&cut);
+        let there = Arc::new(AtomicBool::new(false));
+        let back_cut = Arc::new(AtomicBool::new(false));
+        let (there_is_cut, back_is_cut) = (Arc::clone(&there), Arc::clone(&back_cut));
         tokio::spawn(async move {
             let mut backs: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
             let mut buffer = vec![0; 65_536];
@@ -354,22 +372,32 @@ impl Path {
                     None => {
                         let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
                         back.connect(target).await.unwrap();
-                        let (out, home, cut) = (Arc::clone(&back), Arc::clone(&front), Arc::clone(&is_cut));
+                        let (out, home, cut) =
+                            (Arc::clone(&back), Arc::clone(&front), Arc::clone(&back_is_cut));
                         tokio::spawn(answer(out, home, from, cut));
                         backs.insert(from, Arc::clone(&back));
                         back
                     }
                 };
-                if !is_cut.load(Ordering::Relaxed) {
+                if !there_is_cut.load(Ordering::Relaxed) {
                     let _ = back.send(&buffer[..len]).await;
                 }
             }
         });
-        Self { address, cut }
+        Self {
+            address,
+            there,
+            back: back_cut,
+        }
     }
 
     pub fn cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::Relaxed);
+        self.cut_ways(cut, cut);
+    }
+
+    pub fn cut_ways(&self, there: bool, back: bool) {
+        self.there.store(there, Ordering::Relaxed);
+        self.back.store(back, Ordering::Relaxed);
     }
 }
 
