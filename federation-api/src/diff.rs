@@ -167,12 +167,11 @@ fn federation(
         });
         return cut(changes);
     };
-    let (from, to) = (trust_in_words(before), trust_in_words(after));
-    if from != to {
+    if is_other_trust(before, after) {
         changes.push(Change::TrustReplaced {
             federation: name.clone(),
-            from,
-            to,
+            from: trust_in_words(before),
+            to: trust_in_words(after),
         });
     }
     if before.spec.mode != after.spec.mode {
@@ -187,7 +186,13 @@ fn federation(
     }
 }
 
-/// What must stay equal for the trust to be the same one. Another token or serial for the same peer changes nothing that stands.
+/// What stood before may not hold: another peer, another trust domain, or static instead of joined. Another token or serial for
+/// the same peer, or naming the peer of a joined trust, changes nothing that stands.
+fn is_other_trust(before: &Federation, after: &Federation) -> bool {
+    let other_peer = matches!((before.peer_cluster(), after.peer_cluster()), (Some(a), Some(b)) if a != b);
+    other_peer || before.static_trust_domain() != after.static_trust_domain()
+}
+
 fn trust_in_words(f: &Federation) -> String {
     let with = f
         .peer_cluster()

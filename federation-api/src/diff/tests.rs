@@ -186,6 +186,22 @@ fn exports_ports_trust_and_ranges() {
 }
 
 #[test]
+fn a_new_token_or_a_named_peer_is_no_other_trust() {
+    let joined = BASE.replace(
+        "static: {trustDomain: west.x, bundleFile: w.json}",
+        "join: {tokenFile: t}",
+    );
+    let invited = joined
+        .replace("join: {tokenFile: t}", "invite: {serial: 2}")
+        .replace("  peer: {cluster: west}\n", "");
+    assert_eq!(diff(&set(&joined), &set(&invited), None), vec![]);
+    assert_eq!(diff(&set(&invited), &set(&joined), None), vec![]);
+    let moved = joined.replace("cluster: west}", "cluster: north}");
+    assert_eq!(diff(&set(&joined), &set(&moved), None).len(), 1);
+    assert_eq!(diff(&set(&joined), &set(BASE), None).len(), 1);
+}
+
+#[test]
 fn changes_have_a_stable_json_form() {
     let change = Change::ImportLost {
         federation: FederationName::parse("west").unwrap(),
