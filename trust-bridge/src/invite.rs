@@ -115,6 +115,12 @@ impl Invite {
         self.usable_token(now).is_ok()
     }
 
+    /// The token, while somebody may use it: to show it once more to the person who asked for it.
+    #[must_use]
+    pub fn token(&self, now: UnixTime) -> Option<&JoinToken> {
+        self.usable_token(now).ok()
+    }
+
     /// Decides on a request: the first valid one binds the invite to its root, the same joiner may come again until expiry.
     ///
     /// # Errors

@@ -6,10 +6,14 @@
 mod attempts;
 mod frame;
 mod inviter;
+mod invites;
 mod joiner;
+mod joins;
 mod records;
 
 pub(crate) use attempts::Attempts;
 pub(crate) use inviter::{JoinDesk, serve};
+pub(crate) use invites::Invites;
 pub(crate) use joiner::{Ended, JoinerDesk, Retry, join_once, outcome_of_code};
+pub(crate) use joins::{Joins, Running};
 pub(crate) use records::{InviteRecord, JoinRecord, view_of};

@@ -9,7 +9,7 @@ use std::{
 
 use rustls_pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
-use strait_federation_api::{ClusterId, TrustDomain, resources::FederationName, snapshot::GatewayAddress};
+use strait_federation_api::{ClusterId, Reason, TrustDomain, resources::FederationName, snapshot::GatewayAddress};
 use strait_trust_bridge::{
     InviteId, PeerTrust,
     envelope::{self, BundleUpdate},
@@ -169,12 +169,7 @@ impl Peers {
         bytes: &[u8],
         now: UnixTime,
     ) -> Result<u64, ControllerError> {
-        let Some(held) = self.held.get(cluster) else {
-            return Err(ControllerError::refused(
-                strait_federation_api::Reason::UnknownTrustDomain,
-                format!("no trust is held in '{cluster}'"),
-            ));
-        };
+        let held = self.held(cluster)?;
         match envelope::open(bytes, &held.peer, now)? {
             BundleUpdate::Unchanged { sequence } => Ok(sequence),
             BundleUpdate::Replace(peer) => {
@@ -184,5 +179,31 @@ impl Peers {
                 Ok(sequence)
             }
         }
+    }
+
+    /// Looks at a bundle update of a peer whose trust is pinned: it is acknowledged only if it is what is held.
+    ///
+    /// # Errors
+    /// [`Reason::TrustPinned`], or as [`envelope::open`].
+    pub(crate) fn check_pinned(&self, cluster: &ClusterId, bytes: &[u8], now: UnixTime) -> Result<u64, ControllerError> {
+        let held = self.held(cluster)?;
+        match envelope::open(bytes, &held.peer, now)? {
+            BundleUpdate::Unchanged { sequence } => Ok(sequence),
+            BundleUpdate::Replace(peer) => Err(ControllerError::refused(
+                Reason::TrustPinned,
+                format!(
+                    "'{cluster}' announces bundle {}, trust is pinned to {}: update the bundle file of the Federation '{}', or set updates: Follow",
+                    peer.bundle().sequence(),
+                    held.peer.bundle().sequence(),
+                    held.federation
+                ),
+            )),
+        }
+    }
+
+    fn held(&self, cluster: &ClusterId) -> Result<&TrustRecord, ControllerError> {
+        self.held.get(cluster).ok_or_else(|| {
+            ControllerError::refused(Reason::UnknownTrustDomain, format!("no trust is held in '{cluster}'"))
+        })
     }
 }
