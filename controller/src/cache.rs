@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use strait_federation_api::{
     ClusterId, Epoch, ServiceKey,
     catalog::{Catalog, OfferedService},
+    exchange::{CatalogVersion, HeldCatalog},
 };
 
 /// Version of the stored form; another one starts empty.
@@ -25,23 +26,12 @@ const PAGE_CACHE_BYTES: u64 = 1 << 20;
 /// Ends the peer's name in a key; no ClusterId contains it.
 const SEPARATOR: u8 = 0;
 
-/// A peer's catalog with the version it was complete at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedCatalog {
-    /// The peer's epoch.
-    pub epoch: Epoch,
-    /// The peer's number within the epoch.
-    pub number: u64,
-    /// The services.
-    pub services: Catalog,
-}
-
 /// Keeps catalogs; may forget any of them at any time.
 pub trait CatalogStore: Send + Sync {
     /// Everything that verifies. Blocking.
-    fn load(&self) -> BTreeMap<ClusterId, CachedCatalog>;
+    fn load(&self) -> BTreeMap<ClusterId, HeldCatalog>;
     /// Keeps a peer's catalog; writes what differs from what is kept. Blocking.
-    fn keep(&self, peer: &ClusterId, catalog: &CachedCatalog);
+    fn keep(&self, peer: &ClusterId, catalog: &HeldCatalog);
     /// Forgets a peer. Blocking.
     fn forget(&self, peer: &ClusterId);
     /// Asks the system to write it out. Blocking.
@@ -53,10 +43,10 @@ pub trait CatalogStore: Send + Sync {
 pub struct NoCache;
 
 impl CatalogStore for NoCache {
-    fn load(&self) -> BTreeMap<ClusterId, CachedCatalog> {
+    fn load(&self) -> BTreeMap<ClusterId, HeldCatalog> {
         BTreeMap::new()
     }
-    fn keep(&self, _: &ClusterId, _: &CachedCatalog) {}
+    fn keep(&self, _: &ClusterId, _: &HeldCatalog) {}
     fn forget(&self, _: &ClusterId) {}
     fn flush(&self) {}
 }
@@ -66,7 +56,7 @@ impl CatalogStore for NoCache {
 struct Meta {
     schema: u32,
     epoch: Epoch,
-    number: u64,
+    version: Option<CatalogVersion>,
     count: u64,
     /// Wrapping sum of the entries' sums: the order of keys does not matter.
     total: u64,
@@ -111,8 +101,8 @@ impl SledCache {
         }
     }
 
-    fn load_peer(&self, peer: &ClusterId, meta: Meta) -> Option<CachedCatalog> {
-        let mut services = Catalog::new();
+    fn load_peer(&self, peer: &ClusterId, meta: Meta) -> Option<HeldCatalog> {
+        let mut catalog = Catalog::new();
         let mut total = 0_u64;
         for entry in self.db.scan_prefix(prefix(peer)) {
             let (_, value) = entry.ok()?;
@@ -122,17 +112,17 @@ impl SledCache {
             }
             total = total.wrapping_add(checksum(body));
             let service: OfferedService = serde_json::from_slice(body).ok()?;
-            services.insert(service.service.clone(), Arc::new(service));
+            catalog.insert(service.service.clone(), Arc::new(service));
         }
-        let adds_up = meta.schema == SCHEMA && meta.count == services.len() as u64 && meta.total == total;
-        adds_up.then_some(CachedCatalog {
+        let adds_up = meta.schema == SCHEMA && meta.count == catalog.len() as u64 && meta.total == total;
+        adds_up.then_some(HeldCatalog {
             epoch: meta.epoch,
-            number: meta.number,
-            services,
+            version: meta.version,
+            catalog,
         })
     }
 
-    fn try_load(&self) -> BTreeMap<ClusterId, CachedCatalog> {
+    fn try_load(&self) -> BTreeMap<ClusterId, HeldCatalog> {
         let mut found = BTreeMap::new();
         for entry in self.db.scan_prefix(META_PREFIX) {
             let Ok((key, value)) = entry else { break };
@@ -154,11 +144,11 @@ impl SledCache {
         found
     }
 
-    fn try_keep(&self, peer: &ClusterId, catalog: &CachedCatalog) -> Result<(), sled::Error> {
+    fn try_keep(&self, peer: &ClusterId, held: &HeldCatalog) -> Result<(), sled::Error> {
         let mut written = self.written.lock();
         let old = written.get(peer).cloned().unwrap_or_default();
         let mut batch = sled::Batch::default();
-        for change in old.diff(&catalog.services) {
+        for change in old.diff(&held.catalog) {
             match change {
                 imbl::ordmap::DiffItem::Add(key, service) => put(&mut batch, peer, key, service),
                 imbl::ordmap::DiffItem::Update {
@@ -167,15 +157,15 @@ impl SledCache {
                 imbl::ordmap::DiffItem::Remove(key, _) => batch.remove(entry_key(peer, key)),
             }
         }
-        let total = catalog
-            .services
+        let total = held
+            .catalog
             .values()
             .fold(0_u64, |sum, s| sum.wrapping_add(checksum(&body(s))));
         let meta = Meta {
             schema: SCHEMA,
-            epoch: catalog.epoch,
-            number: catalog.number,
-            count: catalog.services.len() as u64,
+            epoch: held.epoch,
+            version: held.version,
+            count: held.catalog.len() as u64,
             total,
         };
         batch.insert(
@@ -183,7 +173,7 @@ impl SledCache {
             framed(&serde_json::to_vec(&meta).unwrap_or_default()),
         );
         self.db.apply_batch(batch)?;
-        written.insert(peer.clone(), catalog.services.clone());
+        written.insert(peer.clone(), held.catalog.clone());
         Ok(())
     }
 
@@ -199,16 +189,16 @@ impl SledCache {
 }
 
 impl CatalogStore for SledCache {
-    fn load(&self) -> BTreeMap<ClusterId, CachedCatalog> {
+    fn load(&self) -> BTreeMap<ClusterId, HeldCatalog> {
         let found = guarded("read", || Ok(self.try_load())).unwrap_or_default();
         *self.written.lock() = found
             .iter()
-            .map(|(peer, c)| (peer.clone(), c.services.clone()))
+            .map(|(peer, c)| (peer.clone(), c.catalog.clone()))
             .collect();
         found
     }
 
-    fn keep(&self, peer: &ClusterId, catalog: &CachedCatalog) {
+    fn keep(&self, peer: &ClusterId, catalog: &HeldCatalog) {
         guarded("write", || self.try_keep(peer, catalog));
     }
 

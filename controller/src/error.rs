@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use strait_federation_api::Reason;
+use strait_federation_api::{Reason, manifest::Finding};
 use strait_trust_bridge::TrustError;
 
 use crate::records::Damage;
@@ -25,6 +25,9 @@ pub enum ControllerError {
         /// Every damage found.
         damage: Vec<Damage>,
     },
+    /// The manifests are invalid and no earlier state is known.
+    #[error("the manifests are invalid:{}", findings(.0))]
+    Config(Vec<Finding>),
     /// The file system refused.
     #[error("cannot {what}: {source}")]
     Io {
@@ -56,6 +59,7 @@ impl ControllerError {
         match self {
             Self::Locked(_) => Reason::StateLocked,
             Self::RecordLost { .. } => Reason::RecordLost,
+            Self::Config(_) => Reason::ConfigInvalid,
             Self::Io { .. } | Self::Stopped => Reason::Internal,
             Self::Trust(error) => error.into(),
             Self::Refused { reason, .. } => *reason,
@@ -90,4 +94,8 @@ fn list(damage: &[Damage]) -> String {
     damage
         .iter()
         .fold(String::new(), |text, one| text + "\n  - " + &one.to_string())
+}
+
+fn findings(findings: &[Finding]) -> String {
+    findings.iter().fold(String::new(), |text, one| text + "\n  - " + &one.to_string())
 }

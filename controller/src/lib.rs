@@ -6,12 +6,21 @@
 
 pub mod cache;
 pub mod clock;
+mod engine;
 mod error;
+mod exchange;
+mod handle;
 mod join;
 pub mod merge;
+mod metrics;
 pub mod records;
 pub mod source;
+#[cfg(test)]
+mod tests;
 mod trust;
 pub mod vip;
 
+pub use engine::RotateAction;
 pub use error::ControllerError;
+pub use handle::{ControllerConfig, ControllerHandle, GatewayLink, Invited, OwnBundle, Prepared, Running, Timing};
+pub use metrics::{Metrics, PeerLabel, ReasonLabel};

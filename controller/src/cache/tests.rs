@@ -27,11 +27,14 @@ fn offered(name: &str, ready: u32) -> Arc<OfferedService> {
     })
 }
 
-fn catalog(number: u64, services: &[(&str, u32)]) -> CachedCatalog {
-    CachedCatalog {
+fn catalog(number: u64, services: &[(&str, u32)]) -> HeldCatalog {
+    HeldCatalog {
         epoch: Epoch(3),
-        number,
-        services: services
+        version: Some(CatalogVersion {
+            epoch: Epoch(3),
+            number,
+        }),
+        catalog: services
             .iter()
             .map(|(name, ready)| offered(name, *ready))
             .map(|s| (s.service.clone(), s))

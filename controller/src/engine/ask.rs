@@ -84,6 +84,7 @@ pub(crate) enum Ask {
     /// A join session of somebody ended without a join.
     JoinRefused {
         remote: std::net::SocketAddr,
+        reason: Reason,
         why: String,
     },
 }

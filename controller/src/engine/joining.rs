@@ -33,7 +33,7 @@ use crate::{
 /// One dial over all addresses of a token.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Join sessions served at a time: each holds some 100 KiB at most.
-pub(super) const SESSIONS_MAX: usize = 16;
+pub(crate) const SESSIONS_MAX: usize = 16;
 /// Longest pause between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long a join is tried beyond the token's expiry: only the inviter's clock counts, and ours may be wrong by so much.
@@ -202,8 +202,8 @@ impl Engine {
         carrier.runtime.spawn(async move {
             let ended = serve(stream, &desk).await;
             drop(permit);
-            if let Err(why) = ended {
-                let _stopped = desk.0.send(Ask::JoinRefused { remote, why }).await;
+            if let Err((reason, why)) = ended {
+                let _stopped = desk.0.send(Ask::JoinRefused { remote, reason, why }).await;
             }
         });
     }

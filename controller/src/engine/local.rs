@@ -11,8 +11,8 @@ use std::{
 use strait_federation_api::{
     ClusterId, ServiceKey, Uid,
     catalog::{Catalog, EndpointId, OfferedService},
-    manifest::{ExportProblem, ExportedService, exported_services},
-    resources::{ExportRules, ResourceSet},
+    manifest::{ExportProblem, ExportedService, ResourceSet, exported_services},
+    resources::ExportRules,
     snapshot::Export,
 };
 

@@ -6,7 +6,9 @@
 
 mod ask;
 mod commands;
+mod compile;
 mod conditions;
+mod editing;
 mod events;
 mod federations;
 mod health;
@@ -26,11 +28,14 @@ use std::{
 
 pub use ask::RotateAction;
 pub(crate) use ask::{Ask, Desk};
+pub(crate) use joining::SESSIONS_MAX;
 use strait_federation_api::{
     ClusterId, Epoch, ServiceKey,
+    catalog::Catalog,
     control::{GatewayEvent, GatewayRequest},
     observation::{GatewayStatus, ListenError},
-    resources::{Cluster, FederationName, ResourceSet},
+    manifest::ResourceSet,
+    resources::{Cluster, FederationName},
     snapshot::Snapshot,
     view::ControllerView,
 };
@@ -91,6 +96,8 @@ pub(crate) struct Engine {
     pub(crate) renamed_to: Option<ClusterId>,
     pub(crate) local: LocalExports,
     pub(crate) health: Health,
+    /// Everything that could be offered.
+    pub(crate) offered: Catalog,
     pub(crate) peerings: BTreeMap<ClusterId, Peering>,
     pub(crate) listeners: BTreeMap<(ServiceKey, IpAddr, u16), Result<SocketAddr, ListenError>>,
     /// What stands in the way of a Federation, by its name: trust that cannot be used.
@@ -101,6 +108,7 @@ pub(crate) struct Engine {
     pub(crate) conditions: Conditions,
     pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(crate) view: watch::Sender<Arc<ControllerView>>,
+    pub(crate) bundle: watch::Sender<Arc<crate::OwnBundle>>,
     pub(crate) metrics: Metrics,
     pub(crate) carrier: Option<Carrier>,
     /// When it was made: numbers of our catalogs rise from the microseconds since.

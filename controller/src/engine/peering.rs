@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use strait_federation_api::{
-    ClusterId, Reason, ServiceKey,
+    ClusterId, ServiceKey,
     control::GatewayRequest,
     exchange::{Config, Event, ExchangeStatus, Gateways, HeldCatalog, Limits, Refusal, Verdict},
     observation::LinkState,
@@ -44,6 +44,8 @@ pub(crate) struct Peering {
     pub(super) synced_at: Option<i64>,
     /// Data tunnels asked for so far.
     pub(super) asked: u64,
+    /// Its task has heard of our exports.
+    pub(super) told: bool,
     /// The cache is behind.
     pub(super) unsaved: bool,
     /// What it refused last that is no object of ours.
@@ -97,6 +99,7 @@ impl Engine {
             },
         };
         let _entered = carrier.runtime.enter();
+        peering.told = false;
         peering.task = Some(PeerHandle::start(self.tasks, config, carrier.reports.clone()));
     }
 
@@ -259,8 +262,9 @@ impl Engine {
         let changed: Vec<(ClusterId, HeldCatalog)> = self
             .peerings
             .iter_mut()
-            .filter(|(_, peering)| std::mem::take(&mut peering.unsaved))
-            .map(|(peer, peering)| (peer.clone(), peering.held.clone()))
+            .filter_map(|(peer, peering)| {
+                std::mem::take(&mut peering.unsaved).then(|| (peer.clone(), peering.held.clone()))
+            })
             .collect();
         for (peer, held) in &changed {
             self.cache.keep(peer, held);
@@ -272,7 +276,7 @@ impl Engine {
 }
 
 /// The operator's bounds on a peer; the others are the protocol's.
-fn limits(spec: &strait_federation_api::resources::Limits) -> Limits {
+pub(super) fn limits(spec: &strait_federation_api::resources::Limits) -> Limits {
     Limits {
         objects: usize::try_from(spec.services_per_peer).unwrap_or(usize::MAX),
         ..Limits::default()
@@ -285,9 +289,4 @@ pub(super) fn label(peer: &ClusterId) -> PeerLabel {
 
 fn now() -> i64 {
     i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX)
-}
-
-/// The reason of a peer that has no task.
-pub(super) const fn suspended() -> Reason {
-    Reason::PeerSuspended
 }

@@ -6,7 +6,4 @@
 mod peer;
 mod pipe;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use peer::{PeerConfig, PeerHandle, PeerInputs, PeerReport};

@@ -37,7 +37,7 @@ const BATCH_MAX: usize = 256;
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// What the engine says; the newest counts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct PeerInputs {
     /// Our catalog for this peer.
     pub(crate) catalog: Catalog,

@@ -4,9 +4,7 @@
 //! there is one call. Dropping a [`Pipe`] closes the stream. Never knows what an envelope says.
 
 use std::{
-    future::poll_fn,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };

@@ -3,7 +3,7 @@
 //! Owns the order and the bounds of a session with somebody who has proven nothing. Decides nothing: the desk does. Run by the
 //! engine as one task a session.
 
-use strait_federation_api::control::JoinStream;
+use strait_federation_api::{Reason, control::JoinStream};
 use strait_trust_bridge::{
     InviteId, TrustError,
     join::{Exporter, JoinMessage, JoinRequest, PROOF_LEN},
@@ -25,8 +25,8 @@ pub(crate) trait JoinDesk: Send + Sync {
     ) -> impl Future<Output = Result<[u8; PROOF_LEN], TrustError>> + Send;
 }
 
-/// Serves one session to its end; says in one line what became of it.
-pub(crate) async fn serve(mut stream: JoinStream, desk: &impl JoinDesk) -> Result<(), String> {
+/// Serves one session to its end; says why it ended without a join.
+pub(crate) async fn serve(mut stream: JoinStream, desk: &impl JoinDesk) -> Result<(), (Reason, String)> {
     let exporter = Exporter(stream.exporter);
     match session(&mut stream, exporter, desk).await {
         Ok(()) => Ok(()),
@@ -34,9 +34,9 @@ pub(crate) async fn serve(mut stream: JoinStream, desk: &impl JoinDesk) -> Resul
             // The joiner learns the code, not the words: they may tell of our other Federations.
             let _gone = send(&mut *stream.io, &JoinMessage::Refuse(error.code().into())).await;
             let _gone = stream.io.shutdown().await;
-            Err(format!("{} ({})", error, error.code()))
+            Err(((&error).into(), error.to_string()))
         }
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err((Reason::JoinPending, error.to_string())),
     }
 }
 

@@ -174,11 +174,6 @@ impl Invites {
         Ok(())
     }
 
-    /// Whether the invite can still be used, or has been by somebody who is on the way.
-    pub(crate) fn is_live(record: &InviteRecord, now: UnixTime) -> bool {
-        record.invite.is_usable(now) && !matches!(record.invite.state(), InviteState::Activated { .. })
-    }
-
     fn update_flag(&self, now: UnixTime) {
         let open = self.held.values().any(|record| record.invite.is_usable(now));
         self.open.store(open, Ordering::Release);

@@ -99,7 +99,7 @@ fn out_of_order() -> SessionError {
 }
 
 /// What an inviter's refusal means here.
-pub(crate) fn outcome_of_code(code: &str) -> Ended {
+fn outcome_of_code(code: &str) -> Ended {
     let (retry, reason) = match code {
         "UnknownInvite" => (Retry::Never, Reason::InviteUnknown),
         "InviteExpired" => (Retry::Never, Reason::InviteExpired),
@@ -107,12 +107,12 @@ pub(crate) fn outcome_of_code(code: &str) -> Ended {
         "InviteSpent" => (Retry::Never, Reason::InviteSpent),
         "InviteBound" => (Retry::Never, Reason::InviteBoundToOther),
         "BadProof" | "BadSignature" => (Retry::Never, Reason::ProofInvalid),
-        "TrustDomainTaken" => (Retry::Never, Reason::ClusterIdTaken),
+        "TrustDomainTaken" | "ClusterIdTaken" => (Retry::Never, Reason::ClusterIdTaken),
         "OwnTrustDomain" => (Retry::Never, Reason::SelfJoin),
         "UnsupportedVersion" => (Retry::Never, Reason::VersionSkew),
         // The inviter's disk or a newer word: its state did not change, so the next try may find it well again.
         "Crypto" | "DamagedRecord" => (Retry::Later, Reason::JoinPending),
-        _ => (Retry::Never, Reason::Failed),
+        other => (Retry::Never, Reason::from_name(other).unwrap_or(Reason::Failed)),
     };
     let word: String = code
         .chars()

@@ -14,6 +14,6 @@ mod records;
 pub(crate) use attempts::Attempts;
 pub(crate) use inviter::{JoinDesk, serve};
 pub(crate) use invites::Invites;
-pub(crate) use joiner::{Ended, JoinerDesk, Retry, join_once, outcome_of_code};
+pub(crate) use joiner::{Ended, JoinerDesk, Retry, join_once};
 pub(crate) use joins::{Joins, Running};
 pub(crate) use records::{InviteRecord, JoinRecord, view_of};

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Disk, FileDisk, Record, RecordName,
+    Disk, Record, RecordName,
     frame::{decode, encode, verify},
     lock::DirLock,
     repair::remedy,
@@ -78,15 +78,14 @@ impl Records {
     ///
     /// # Errors
     /// [`ControllerError::Locked`], [`ControllerError::RecordLost`] with all damage, [`ControllerError::Io`].
-    pub fn open(state: &Path) -> Result<Self, ControllerError> {
-        let disk = FileDisk;
+    pub fn open(state: &Path, disk: Arc<dyn Disk>) -> Result<Self, ControllerError> {
         disk.create_dir(&records_dir(state))
             .map_err(ControllerError::io(format!("make {}", state.display())))?;
         let lock = DirLock::take(state)?;
-        Self::open_on(Arc::new(disk), state, Some(lock))
+        Self::open_on(disk, state, Some(lock))
     }
 
-    /// As [`Records::open`] on a given disk; tests bring one that crashes.
+    /// As [`Records::open`] under a lock that is held already, or that nobody needs (a model disk).
     pub(crate) fn open_on(
         disk: Arc<dyn Disk>,
         state: &Path,

@@ -11,20 +11,24 @@ fn name(text: &str) -> RecordName {
     RecordName::parse(text).unwrap()
 }
 
+fn open(dir: &tempfile::TempDir) -> Result<Records, ControllerError> {
+    Records::open(dir.path(), std::sync::Arc::new(FileDisk))
+}
+
 fn epoch(n: u64) -> EpochRecord {
     EpochRecord { epoch: Epoch(n) }
 }
 
 fn filled() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let records = Records::open(dir.path()).unwrap();
+    let records = open(&dir).unwrap();
     records.save(&name("epoch"), &epoch(4)).unwrap();
     records.save(&name("vips"), &epoch(5)).unwrap();
     dir
 }
 
 fn damage(dir: &tempfile::TempDir) -> Vec<Damage> {
-    match Records::open(dir.path()) {
+    match open(dir) {
         Err(ControllerError::RecordLost { damage, .. }) => damage,
         other => panic!("expected lost records, got {other:?}"),
     }
@@ -37,7 +41,7 @@ fn files_are_private_and_come_back() {
     assert_eq!(mode(records_dir(dir.path())), 0o700);
     assert_eq!(mode(records_dir(dir.path()).join("epoch.json")), 0o600);
     assert_eq!(mode(records_dir(dir.path()).join("manifest.json")), 0o600);
-    let records = Records::open(dir.path()).unwrap();
+    let records = open(&dir).unwrap();
     assert_eq!(records.load(&name("epoch")).unwrap(), Some(epoch(4)));
     assert_eq!(records.load::<EpochRecord>(&name("nothing")).unwrap(), None);
 }
@@ -45,15 +49,15 @@ fn files_are_private_and_come_back() {
 #[test]
 fn a_second_process_is_refused() {
     let dir = filled();
-    let held = Records::open(dir.path()).unwrap();
-    let refused = Records::open(dir.path()).unwrap_err();
+    let held = open(&dir).unwrap();
+    let refused = open(&dir).unwrap_err();
     assert_eq!(refused.reason(), Reason::StateLocked);
     assert!(
         repair(dir.path(), &name("epoch")).is_err(),
         "repair must not run beside a running process"
     );
     drop(held);
-    Records::open(dir.path()).unwrap();
+    open(&dir).unwrap();
 }
 
 #[test]
@@ -72,7 +76,7 @@ fn every_loss_is_named_with_its_command() {
     );
     assert!(found[0].why.contains("missing"));
     assert!(found[1].why.contains("checksum"));
-    let text = Records::open(dir.path()).unwrap_err().to_string();
+    let text = open(&dir).unwrap_err().to_string();
     assert!(text.contains("strait repair epoch --state"), "{text}");
     assert!(text.contains("strait repair vips --state"), "{text}");
 }
@@ -86,7 +90,7 @@ fn damage_of_every_byte_is_noticed() {
         let mut bad = good.clone();
         bad[at] ^= 0x04;
         fs::write(&path, &bad).unwrap();
-        let noticed = match Records::open(dir.path()) {
+        let noticed = match open(&dir) {
             Err(_) => true,
             Ok(records) => records.load::<EpochRecord>(&name("epoch")).is_err(),
         };
@@ -94,7 +98,7 @@ fn damage_of_every_byte_is_noticed() {
     }
     for len in 0..good.len() {
         fs::write(&path, &good[..len]).unwrap();
-        assert!(Records::open(dir.path()).is_err(), "cut at {len} unnoticed");
+        assert!(open(&dir).is_err(), "cut at {len} unnoticed");
     }
 }
 
@@ -115,7 +119,7 @@ fn repair_gives_up_one_record_and_only_that() {
     assert_eq!(damage(&dir).len(), 1);
     let told = repair(dir.path(), &name("vips")).unwrap();
     assert!(told.contains("virtual addresses"), "{told}");
-    let records = Records::open(dir.path()).unwrap();
+    let records = open(&dir).unwrap();
     assert_eq!(records.load::<EpochRecord>(&name("vips")).unwrap(), None);
     assert_eq!(records.load(&name("epoch")).unwrap(), Some(epoch(4)));
     assert!(records_dir(dir.path()).join("vips.damaged").exists());
@@ -126,7 +130,7 @@ fn a_repaired_epoch_is_above_every_counted_one() {
     let dir = filled();
     fs::remove_file(records_dir(dir.path()).join("epoch.json")).unwrap();
     repair(dir.path(), &name("epoch")).unwrap();
-    let records = Records::open(dir.path()).unwrap();
+    let records = open(&dir).unwrap();
     let found: EpochRecord = records.load(&name("epoch")).unwrap().unwrap();
     assert!(found.epoch > Epoch(1_000_000_000));
 }
@@ -139,7 +143,7 @@ fn a_newer_schema_is_refused_not_misread() {
         .unwrap()
         .replace("\"schema\":1", "\"schema\":2");
     fs::write(&path, text).unwrap();
-    let records = Records::open(dir.path()).unwrap();
+    let records = open(&dir).unwrap();
     let refused = records
         .load::<EpochRecord>(&name("epoch"))
         .unwrap_err()

@@ -76,7 +76,7 @@ impl FileSource {
         };
         source.look();
         if source.state.set.is_none() && source.state.broken {
-            source.state.set = source.load_last_good();
+            source.load_last_good();
             source.refresh_references();
         }
         source
@@ -88,10 +88,13 @@ impl FileSource {
         &self.state
     }
 
-    fn load_last_good(&self) -> Option<Arc<ResourceSet>> {
-        let files = last_good::read(&self.config.state)?;
+    fn load_last_good(&mut self) {
+        let Some(files) = last_good::read(&self.config.state) else { return };
         let loaded = load(&files);
-        loaded.errors.is_empty().then(|| Arc::new(loaded.resources))
+        if loaded.errors.is_empty() {
+            self.state.set = Some(Arc::new(loaded.resources));
+            self.state.origins = Arc::new(loaded.origins);
+        }
     }
 
     /// Reads everything; true if anything changed.
@@ -124,6 +127,7 @@ impl FileSource {
                 tracing::warn!(%error, "cannot keep a copy of the last good manifests");
             }
             self.state.set = Some(Arc::new(loaded.resources));
+            self.state.origins = Arc::new(loaded.origins);
         }
     }
 

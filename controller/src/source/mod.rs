@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 pub use files::{FileSource, FileSourceConfig};
 pub use reading::{ManifestFile, read_manifests};
 use strait_federation_api::{
-    manifest::{Finding, ResourceSet},
+    manifest::{Finding, ObjectId, Origin, ResourceSet},
     resources::FederationName,
 };
 use tokio::sync::watch;
@@ -28,6 +28,8 @@ pub struct SourceState {
     pub findings: Arc<Vec<Finding>>,
     /// The latest look failed: `set` is the last good one.
     pub broken: bool,
+    /// Where each object of `set` stands.
+    pub origins: Arc<BTreeMap<ObjectId, Origin>>,
     /// What the Federations of `set` refer to.
     pub references: Arc<References>,
 }

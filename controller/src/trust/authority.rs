@@ -4,8 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustls_pki_types::UnixTime;
-use strait_federation_api::{ClusterId, InstanceId, Reason};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use strait_federation_api::{ClusterId, InstanceId, Reason, exchange::BundleUpdate};
 use strait_trust_bridge::{CaRecord, GatewayKey, LeafRequest, OwnIdentity, TrustError, TrustStore, envelope};
 use tokio::sync::watch;
 
@@ -34,8 +34,15 @@ pub(crate) struct Authority {
     ca: CaRecord,
     store: Arc<TrustStore>,
     generation: watch::Sender<u64>,
+    sealed: Option<Sealed>,
     /// When the present leaf came into use.
     pub(super) issued: UnixTime,
+}
+
+/// A signed bundle and the chain it was signed with.
+struct Sealed {
+    chain: Vec<CertificateDer<'static>>,
+    update: BundleUpdate,
 }
 
 impl Authority {
@@ -78,6 +85,7 @@ impl Authority {
             ca,
             store,
             generation,
+            sealed: None,
             issued: now,
         };
         authority.issue(now)?;
@@ -104,9 +112,22 @@ impl Authority {
         self.generation.send_replace(self.store.generation());
     }
 
-    /// Our bundle, signed for peers: sequence and envelope.
-    pub(crate) fn sealed(&self) -> Result<(u64, Vec<u8>), TrustError> {
-        Ok((self.ca.rotation().sequence(), envelope::seal(&self.ca)?))
+    /// Our bundle as it was sealed last.
+    pub(crate) fn sealed(&self) -> Option<&BundleUpdate> {
+        self.sealed.as_ref().map(|sealed| &sealed.update)
+    }
+
+    /// Signs our bundle for peers if it, or the CA that signs it, changed: a new signature is a new message to every peer.
+    pub(crate) fn seal(&mut self) -> Result<(), TrustError> {
+        let sequence = self.ca.rotation().sequence();
+        let chain = self.ca.signing_chain()?;
+        if self.sealed.as_ref().is_some_and(|sealed| sealed.update.sequence == sequence && sealed.chain == chain) {
+            return Ok(());
+        }
+        let envelope = envelope::seal(&self.ca)?.into();
+        let update = BundleUpdate { sequence, envelope };
+        self.sealed = Some(Sealed { chain, update });
+        Ok(())
     }
 
     /// Unix seconds at which [`Self::renew`] has something to do.
@@ -118,7 +139,7 @@ impl Authority {
 
     /// Renews what is due: the leaf at half its life, the issuing certificate at half of its own. Blocking.
     pub(crate) fn renew(&mut self, now: UnixTime) -> Result<bool, ControllerError> {
-        let issuing = self.change(|ca| ca.renew_issuing(now))?;
+        let issuing = self.try_change(|ca| ca.renew_issuing(now))?;
         if !issuing && now.as_secs() < self.renew_at() {
             return Ok(false);
         }
@@ -146,10 +167,23 @@ impl Authority {
     ) -> Result<T, ControllerError> {
         let mut ca = self.ca.clone();
         let result = change(&mut ca)?;
-        // Comparing the stored forms is not possible without writing keys out: a save too many is cheap.
         self.records.save(&ca_name(), &ca)?;
         self.ca = ca;
         Ok(result)
+    }
+
+    /// As [`Self::change`] for a change that says whether it did anything: nothing is written if not.
+    pub(super) fn try_change(
+        &mut self,
+        change: impl FnOnce(&mut CaRecord) -> Result<bool, TrustError>,
+    ) -> Result<bool, ControllerError> {
+        let mut ca = self.ca.clone();
+        let changed = change(&mut ca)?;
+        if changed {
+            self.records.save(&ca_name(), &ca)?;
+            self.ca = ca;
+        }
+        Ok(changed)
     }
 }
 

@@ -8,6 +8,5 @@ mod peers;
 mod rotation;
 
 pub(crate) use authority::{Authority, AuthorityConfig};
-pub(crate) use peers::Peers;
-pub use peers::{Origin, TrustRecord};
+pub(crate) use peers::{Origin, Peers, TrustRecord};
 pub(crate) use rotation::RotationFacts;

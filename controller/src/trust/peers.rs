@@ -24,7 +24,7 @@ use crate::{
 /// How trust in a peer came about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "camelCase")]
-pub enum Origin {
+pub(crate) enum Origin {
     /// It joined with this invite of ours.
     Invite {
         /// The invite.
@@ -41,17 +41,17 @@ pub enum Origin {
 
 /// The trust held in one peer. A record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrustRecord {
+pub(crate) struct TrustRecord {
     /// Local name of the Federation.
-    pub federation: FederationName,
+    pub(crate) federation: FederationName,
     /// How it came about.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// Its bundle, with sequence and removed keys.
-    pub peer: PeerTrust,
+    pub(crate) peer: PeerTrust,
     /// Addresses it was last known at: of the token, then as it advertises them.
-    pub addresses: Vec<GatewayAddress>,
+    pub(crate) addresses: Vec<GatewayAddress>,
     /// Both sides are known to hold each other's bundle. Until then nothing but its control connection counts.
-    pub activated: bool,
+    pub(crate) activated: bool,
 }
 
 impl Record for TrustRecord {

@@ -8,7 +8,7 @@ use rustls_pki_types::UnixTime;
 use strait_federation_api::{TrustDomain, view::RotationView};
 use strait_trust_bridge::{
     KeyHash, TrustError,
-    rotation::{DEFAULT_ACK_GRACE, Facts, Phase, Step},
+    rotation::{Facts, Phase, Step},
 };
 
 use super::Authority;
@@ -25,21 +25,15 @@ pub(crate) struct RotationFacts {
     pub(crate) ack_grace: Duration,
 }
 
-impl RotationFacts {
-    /// Facts with the default grace.
-    pub(crate) const fn new(peers: BTreeSet<TrustDomain>, connection_ages: Option<Vec<Duration>>) -> Self {
-        Self {
-            peers,
-            connection_ages,
-            ack_grace: DEFAULT_ACK_GRACE,
-        }
-    }
-}
-
 impl Authority {
     /// A peer holds our bundle of this sequence. Blocking.
     pub(crate) fn acked(&mut self, peer: &TrustDomain, sequence: u64) -> Result<(), ControllerError> {
-        self.change(|ca| ca.ack(peer, sequence))
+        let before = self.ca().rotation().clone();
+        self.try_change(|ca| {
+            ca.ack(peer, sequence)?;
+            Ok(*ca.rotation() != before)
+        })
+        .map(drop)
     }
 
     /// A Federation ended. Blocking.
@@ -117,6 +111,12 @@ impl Authority {
             previous: rotation.previous().map(|key| key.to_string()),
             lagging: rotation.lagging(peers),
         }
+    }
+
+    /// Whether a rotation waits for this peer.
+    pub(crate) fn is_lagging(&self, peer: &TrustDomain) -> bool {
+        let rotation = self.ca().rotation();
+        rotation.phase() != Phase::Stable && !rotation.lagging(&BTreeSet::from([peer.clone()])).is_empty()
     }
 
     /// The key that a person names: whole, or the first eight or more characters.

@@ -1,0 +1,197 @@
+//! Opening the engine: every record read, the first snapshot made, before anything is carried.
+//!
+//! Owns the order of a start. Blocking. Called by [`crate::Prepared`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use strait_federation_api::{ClusterId, Epoch, snapshot::Snapshot, view::ControllerView};
+use strait_trust_bridge::spiffe_json;
+use tokio::sync::watch;
+
+use super::{Conditions, Engine, Health, LocalExports, Peering};
+use crate::{
+    ControllerConfig, ControllerError, OwnBundle,
+    cache::SledCache,
+    clock,
+    join::{Invites, Joins},
+    metrics::Metrics,
+    records::{
+        Disk, Record, RecordName, Records,
+        types::{EpochRecord, InstanceRecord},
+    },
+    source::{FileSource, Source},
+    trust::{Authority, AuthorityConfig, Peers},
+};
+
+impl Engine {
+    /// Opens everything. `source` has looked once.
+    ///
+    /// # Errors
+    /// [`ControllerError::Config`] without any good state, or of the records.
+    pub(crate) fn open(
+        config: &ControllerConfig,
+        source: &FileSource,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, ControllerError> {
+        let state = source.state().clone();
+        let cluster = state.set.as_ref().and_then(|set| set.cluster.clone());
+        let Some(cluster) = cluster else {
+            return Err(ControllerError::Config(state.findings.to_vec()));
+        };
+        let records = Arc::new(Records::open(&config.state, disk)?);
+        let instance = load_or(&records, InstanceRecord::generate)?;
+        let epoch = next_epoch(&records)?;
+        let authority = Authority::open(
+            records.clone(),
+            AuthorityConfig {
+                cluster: cluster.id.clone(),
+                instance: instance.instance.clone(),
+                leaf_ttl: config.timing.leaf_ttl,
+            },
+            clock::unix_time(),
+        )?;
+        let trusted = Peers::open(records.clone(), &authority)?;
+        let invites = Invites::open(records.clone(), clock::unix_time())?;
+        let joins = Joins::open(records.clone())?;
+        let cache = SledCache::open(&config.state);
+        if let Some(why) = &cache.rebuilt {
+            tracing::warn!(reason = "CacheRebuilt", "the catalog cache starts empty: {why}");
+        }
+        let snapshot = Snapshot {
+            epoch,
+            zone: cluster.spec.zone.clone(),
+            ..Snapshot::empty(cluster.id.clone())
+        };
+        let mut engine = Self {
+            shown: shown_before(&trusted, &invites, &joins),
+            view: watch::Sender::new(Arc::new(empty_view(&cluster.id, &authority, epoch))),
+            snapshot: watch::Sender::new(Arc::new(snapshot)),
+            bundle: watch::Sender::new(Arc::new(own_bundle(&authority)?)),
+            vips: records.load(&name_of::<crate::vip::VipTable>()?)?.unwrap_or_default(),
+            own: records.load(&name_of::<crate::records::types::OwnExports>()?)?.unwrap_or_default(),
+            sights: records.load(&name_of::<crate::records::types::FirstSights>()?)?.unwrap_or_default(),
+            peerings: BTreeMap::new(),
+            cluster,
+            instance,
+            epoch,
+            timing: config.timing.clone(),
+            records,
+            cache: cache.store,
+            authority,
+            trusted,
+            invites,
+            joins,
+            source: state,
+            folder: source.folder(),
+            renamed_to: None,
+            local: LocalExports::default(),
+            health: Health::default(),
+            offered: strait_federation_api::catalog::Catalog::new(),
+            listeners: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            sights_changed: false,
+            cache_rebuilt: cache.rebuilt,
+            conditions: Conditions::default(),
+            metrics: Metrics::default(),
+            carrier: None,
+            started: Instant::now(),
+            tasks: 0,
+        };
+        engine.load_cache();
+        let state = engine.source.clone();
+        engine.on_source(state);
+        if let Some(other) = &engine.renamed_to {
+            // The CA's own check says the same first; this is for a state directory without one.
+            return Err(ControllerError::refused(
+                strait_federation_api::Reason::ConfigInvalid,
+                format!("the Cluster manifest is named '{other}', this is '{}'", engine.cluster.id),
+            ));
+        }
+        engine.settle();
+        Ok(engine)
+    }
+
+    fn load_cache(&mut self) {
+        for (peer, held) in self.cache.load() {
+            if self.trusted.get(&peer).is_none() {
+                self.cache.forget(&peer);
+                continue;
+            }
+            let peering = Peering {
+                stale: !held.catalog.is_empty(),
+                held,
+                ..Peering::default()
+            };
+            self.peerings.insert(peer, peering);
+        }
+    }
+}
+
+/// Federations that were there when the records were written: one that is gone now has ended.
+fn shown_before(
+    trusted: &Peers,
+    invites: &Invites,
+    joins: &Joins,
+) -> BTreeSet<strait_federation_api::resources::FederationName> {
+    let trusted = trusted.iter().map(|(_, record)| record.federation.clone());
+    let invites = invites.iter().map(|record| record.federation.clone());
+    let joins = joins.iter().map(|record| record.federation.clone());
+    trusted.chain(invites).chain(joins).collect()
+}
+
+/// The record's name is its kind.
+pub(super) fn name_of<R: Record>() -> Result<RecordName, ControllerError> {
+    RecordName::parse(R::KIND)
+        .map_err(|rule| ControllerError::refused(strait_federation_api::Reason::Internal, format!("{}: {rule}", R::KIND)))
+}
+
+fn load_or<R: Record>(
+    records: &Records,
+    make: impl FnOnce() -> Result<R, ControllerError>,
+) -> Result<R, ControllerError> {
+    let name = name_of::<R>()?;
+    if let Some(record) = records.load(&name)? {
+        return Ok(record);
+    }
+    let record = make()?;
+    records.save(&name, &record)?;
+    Ok(record)
+}
+
+/// Raises the epoch; it is durable before anything is said in it.
+fn next_epoch(records: &Records) -> Result<Epoch, ControllerError> {
+    let name = name_of::<EpochRecord>()?;
+    let last = records.load::<EpochRecord>(&name)?.map_or(0, |record| record.epoch.0);
+    let epoch = Epoch(last + 1);
+    records.save(&name, &EpochRecord { epoch })?;
+    Ok(epoch)
+}
+
+fn empty_view(cluster: &ClusterId, authority: &Authority, epoch: Epoch) -> ControllerView {
+    ControllerView {
+        cluster: cluster.clone(),
+        trust_domain: authority.ca().trust_domain().clone(),
+        epoch,
+        version: 0,
+        conditions: Vec::new(),
+        federations: Vec::new(),
+        exports: Vec::new(),
+        imports: strait_federation_api::view::ImportsView::default(),
+        invites: Vec::new(),
+        rotation: authority.rotation_view(&BTreeSet::new()),
+    }
+}
+
+/// Our bundle as people are shown it.
+pub(super) fn own_bundle(authority: &Authority) -> Result<OwnBundle, ControllerError> {
+    let bundle = authority.ca().bundle()?;
+    Ok(OwnBundle {
+        trust_domain: bundle.trust_domain().clone(),
+        sequence: bundle.sequence(),
+        spiffe: spiffe_json::to_json(&bundle),
+    })
+}
