@@ -97,5 +97,7 @@ fn list(damage: &[Damage]) -> String {
 }
 
 fn findings(findings: &[Finding]) -> String {
-    findings.iter().fold(String::new(), |text, one| text + "\n  - " + &one.to_string())
+    findings
+        .iter()
+        .fold(String::new(), |text, one| text + "\n  - " + &one.to_string())
 }

@@ -251,7 +251,9 @@ pub struct Invited {
 
 impl std::fmt::Debug for Invited {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Invited").field("invite", &self.invite).finish_non_exhaustive()
+        f.debug_struct("Invited")
+            .field("invite", &self.invite)
+            .finish_non_exhaustive()
     }
 }
 
@@ -282,7 +284,13 @@ impl ControllerHandle {
     /// A name that cannot be one, a cluster nobody can dial, a Federation with static trust, or a record that cannot be written.
     pub async fn invite(&self, federation: &str, ttl: Option<u64>) -> Result<Invited, ControllerError> {
         let federation = name(federation)?;
-        let (token, invite) = self.ask(|reply| Ask::Invite { federation, ttl, reply }).await?;
+        let (token, invite) = self
+            .ask(|reply| Ask::Invite {
+                federation,
+                ttl,
+                reply,
+            })
+            .await?;
         Ok(Invited { token, invite })
     }
 
@@ -364,12 +372,19 @@ impl ControllerHandle {
         ask: impl FnOnce(oneshot::Sender<Result<T, ControllerError>>) -> Ask,
     ) -> Result<T, ControllerError> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(ask(reply)).await.map_err(|_| ControllerError::Stopped)?;
+        self.asks
+            .send(ask(reply))
+            .await
+            .map_err(|_| ControllerError::Stopped)?;
         answer.await.map_err(|_| ControllerError::Stopped)?
     }
 }
 
 fn name(text: &str) -> Result<FederationName, ControllerError> {
-    FederationName::parse(text)
-        .map_err(|e| ControllerError::refused(Reason::ConfigInvalid, format!("'{text}' is no name of a Federation: {e}")))
+    FederationName::parse(text).map_err(|e| {
+        ControllerError::refused(
+            Reason::ConfigInvalid,
+            format!("'{text}' is no name of a Federation: {e}"),
+        )
+    })
 }

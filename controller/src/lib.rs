@@ -22,5 +22,7 @@ pub mod vip;
 
 pub use engine::RotateAction;
 pub use error::ControllerError;
-pub use handle::{ControllerConfig, ControllerHandle, GatewayLink, Invited, OwnBundle, Prepared, Running, Timing};
+pub use handle::{
+    ControllerConfig, ControllerHandle, GatewayLink, Invited, OwnBundle, Prepared, Running, Timing,
+};
 pub use metrics::{Metrics, PeerLabel, ReasonLabel};

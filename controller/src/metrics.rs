@@ -53,17 +53,49 @@ impl Metrics {
     /// Puts the counters into a registry, under `strait_`.
     pub fn register(&self, registry: &mut Registry) {
         let mut add = Adder(registry.sub_registry_with_prefix("strait"));
-        add.one("config_valid", "1 while the manifests are valid", &self.config_valid);
-        add.one("config_errors", "Looks at the manifests that found them invalid", &self.config_errors);
-        add.one("leaf_renewals", "Leaves issued to the gateway after the first", &self.leaf_renewals);
-        add.one("controller_failures", "Things that could not be done and are tried again", &self.failures);
+        add.one(
+            "config_valid",
+            "1 while the manifests are valid",
+            &self.config_valid,
+        );
+        add.one(
+            "config_errors",
+            "Looks at the manifests that found them invalid",
+            &self.config_errors,
+        );
+        add.one(
+            "leaf_renewals",
+            "Leaves issued to the gateway after the first",
+            &self.leaf_renewals,
+        );
+        add.one(
+            "controller_failures",
+            "Things that could not be done and are tried again",
+            &self.failures,
+        );
         add.one("joins", "Joins completed", &self.joins);
-        add.one("joins_refused", "Join sessions without a join, by reason", &self.joins_refused);
-        add.one("refused", "Connections and streams refused for a reason of trust or policy", &self.refused);
+        add.one(
+            "joins_refused",
+            "Join sessions without a join, by reason",
+            &self.joins_refused,
+        );
+        add.one(
+            "refused",
+            "Connections and streams refused for a reason of trust or policy",
+            &self.refused,
+        );
         add.one("snapshots", "Snapshots published", &self.snapshots);
         add.one("peer_offered_services", "Services held of a peer", &self.offered);
-        add.one("peer_synced", "1 while a peer's catalog is complete and current", &self.synced);
-        add.one("peer_violations", "Rules of the exchange broken by a peer", &self.violations);
+        add.one(
+            "peer_synced",
+            "1 while a peer's catalog is complete and current",
+            &self.synced,
+        );
+        add.one(
+            "peer_violations",
+            "Rules of the exchange broken by a peer",
+            &self.violations,
+        );
     }
 }
 

@@ -190,7 +190,10 @@ pub(crate) fn as_trust(error: ControllerError) -> TrustError {
 
 /// A peer that is not known here.
 pub(crate) fn unknown_federation(name: &FederationName) -> ControllerError {
-    ControllerError::refused(Reason::ConfigInvalid, format!("there is no Federation '{name}'; see `strait get federations`"))
+    ControllerError::refused(
+        Reason::ConfigInvalid,
+        format!("there is no Federation '{name}'; see `strait get federations`"),
+    )
 }
 
 /// For logs: the peer of a report that nobody waits for any more.

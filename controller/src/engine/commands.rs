@@ -2,7 +2,7 @@
 //!
 //! Owns what each does and answers. Called by the engine.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use strait_federation_api::{
     Reason,
@@ -26,7 +26,11 @@ impl Engine {
     pub(super) fn answer(&mut self, ask: Ask) -> bool {
         // A session or person that is gone misses its answer: what was done stays done.
         match ask {
-            Ask::Invite { federation, ttl, reply } => drop(reply.send(self.invite(&federation, ttl))),
+            Ask::Invite {
+                federation,
+                ttl,
+                reply,
+            } => drop(reply.send(self.invite(&federation, ttl))),
             Ask::Revoke { federation, reply } => drop(reply.send(self.revoke(&federation))),
             Ask::Join {
                 token,
@@ -68,7 +72,12 @@ impl Engine {
             } => drop(reply.send(self.complete(&federation, (&offer, &request, &exporter), &proof))),
             Ask::JoinEnded { federation, ended } => self.on_join_ended(&federation, ended),
             Ask::JoinRefused { remote, reason, why } => {
-                self.metrics.joins_refused.get_or_create(&crate::metrics::ReasonLabel { reason: reason.name() }).inc();
+                self.metrics
+                    .joins_refused
+                    .get_or_create(&crate::metrics::ReasonLabel {
+                        reason: reason.name(),
+                    })
+                    .inc();
                 tracing::warn!(%remote, %reason, "a join session ended without a join: {why}");
                 return false;
             }
@@ -82,34 +91,52 @@ impl Engine {
         ttl: Option<u64>,
     ) -> Result<(Zeroizing<String>, InviteView), ControllerError> {
         let ttl = ttl.map(duration).transpose()?;
-        let spec = match self.set().federations.get(name).map(|federation| &federation.spec.trust) {
+        let spec = match self
+            .set()
+            .federations
+            .get(name)
+            .map(|federation| &federation.spec.trust)
+        {
             Some(Trust::Static(_)) => {
                 return Err(ControllerError::refused(
                     Reason::ConfigInvalid,
-                    format!("the Federation '{name}' has static trust; change spec.trust in its file by hand if you mean to invite"),
+                    format!(
+                        "the Federation '{name}' has static trust; change spec.trust in its file by hand if you mean to invite"
+                    ),
                 ));
             }
             Some(Trust::Invite(spec)) => spec.clone(),
             Some(Trust::Join(_)) | None => InviteTrust {
                 // Not one that a former invite of this Federation was made for: that one is spent.
-                serial: self.invites.get(name).map_or(1, |record| record.serial.saturating_add(1)),
+                serial: self
+                    .invites
+                    .get(name)
+                    .map_or(1, |record| record.serial.saturating_add(1)),
                 ..InviteTrust::default()
             },
         };
         if let Some(open) = self.open_invite(name, spec.serial, ttl) {
             return Ok(open);
         }
-        let used = self.invites.get(name).is_some_and(|record| record.serial >= spec.serial);
+        let used = self
+            .invites
+            .get(name)
+            .is_some_and(|record| record.serial >= spec.serial);
         let spec = InviteTrust {
             ttl: ttl.unwrap_or(spec.ttl),
-            serial: if used { spec.serial.saturating_add(1) } else { spec.serial },
+            serial: if used {
+                spec.serial.saturating_add(1)
+            } else {
+                spec.serial
+            },
         };
         // The invite first: a manifest that asks for it later finds it made.
         self.make_invite(name, spec.serial, spec.ttl.get())?;
         let file = self.write_trust(name, &Trust::Invite(spec.clone()))?;
         tracing::info!(federation = %name, file = %file.display(), serial = spec.serial, "an invite is open");
-        self.open_invite(name, spec.serial, None)
-            .ok_or_else(|| ControllerError::refused(Reason::InviteExpired, "the invite expired while it was made"))
+        self.open_invite(name, spec.serial, None).ok_or_else(|| {
+            ControllerError::refused(Reason::InviteExpired, "the invite expired while it was made")
+        })
     }
 
     /// The token of an open invite. A ttl asks for a new one.
@@ -119,12 +146,17 @@ impl Engine {
         serial: u32,
         ttl: Option<strait_federation_api::resources::HumanDuration>,
     ) -> Option<(Zeroizing<String>, InviteView)> {
-        let record = self.invites.get(name).filter(|record| record.serial == serial && ttl.is_none())?;
+        let record = self
+            .invites
+            .get(name)
+            .filter(|record| record.serial == serial && ttl.is_none())?;
         Some((self.invites.token(name, clock::unix_time())?, view_of(record)))
     }
 
     fn revoke(&mut self, name: &FederationName) -> Result<(), ControllerError> {
-        let Some(joiner) = self.invites.revoke(name, clock::unix_time())? else { return Ok(()) };
+        let Some(joiner) = self.invites.revoke(name, clock::unix_time())? else {
+            return Ok(());
+        };
         let bound = self
             .trusted
             .iter()
@@ -141,8 +173,9 @@ impl Engine {
         let cluster = token.trust_domain().cluster_id()?;
         let name = match name {
             Some(name) => name,
-            None => FederationName::parse(cluster.as_str())
-                .map_err(|e| ControllerError::refused(Reason::ConfigInvalid, format!("give a --name: {e}")))?,
+            None => FederationName::parse(cluster.as_str()).map_err(|e| {
+                ControllerError::refused(Reason::ConfigInvalid, format!("give a --name: {e}"))
+            })?,
         };
         let federation = self.set().federations.get(&name).cloned();
         if let Some(Federation { spec, .. }) = &federation
@@ -150,14 +183,25 @@ impl Engine {
         {
             return Err(ControllerError::refused(
                 Reason::ConfigInvalid,
-                format!("the Federation '{name}' has static trust; give another --name, or change spec.trust in its file by hand"),
+                format!(
+                    "the Federation '{name}' has static trust; give another --name, or change spec.trust in its file by hand"
+                ),
             ));
         }
-        if self.trusted.of_federation(&name).is_some_and(|r| r.origin == (Origin::Join { invite: token.invite() })) {
+        if self.trusted.of_federation(&name).is_some_and(|r| {
+            r.origin
+                == (Origin::Join {
+                    invite: token.invite(),
+                })
+        }) {
             return Ok(name);
         }
         // Durable before a byte is sent, and before the manifest speaks of it.
-        self.begin_join(&name, token, federation.as_ref().and_then(Federation::peer_cluster))?;
+        self.begin_join(
+            &name,
+            token,
+            federation.as_ref().and_then(Federation::peer_cluster),
+        )?;
         let file = self.token_file(&name);
         write_private(&file, text.as_bytes())?;
         let source = strait_federation_api::resources::TokenSource::TokenFile(file);
@@ -169,13 +213,19 @@ impl Engine {
 
     fn set_mode(&mut self, name: &FederationName, drain: bool) -> Result<String, ControllerError> {
         let set = self.set();
-        let federation = set.federations.get(name).ok_or_else(|| unknown_federation(name))?;
+        let federation = set
+            .federations
+            .get(name)
+            .ok_or_else(|| unknown_federation(name))?;
         let mode = if drain { PeerMode::Drain } else { PeerMode::Active };
         if federation.spec.mode == mode {
             return Ok(format!("the Federation '{name}' is in {mode:?} already"));
         }
         let file = self.write_mode(name, mode)?;
-        Ok(format!("spec.mode of the Federation '{name}' is now {mode:?} (in {})", file.display()))
+        Ok(format!(
+            "spec.mode of the Federation '{name}' is now {mode:?} (in {})",
+            file.display()
+        ))
     }
 
     fn rotate(&mut self, action: &RotateAction) -> Result<RotationView, ControllerError> {
@@ -188,7 +238,10 @@ impl Engine {
             }
             RotateAction::Force => {
                 let step = self.authority.force_step(now)?;
-                tracing::warn!(?step, "a step of the rotation was forced; lagging peers must join again");
+                tracing::warn!(
+                    ?step,
+                    "a step of the rotation was forced; lagging peers must join again"
+                );
             }
             RotateAction::Remove(text) => self.remove_root(text)?,
         }
@@ -198,7 +251,9 @@ impl Engine {
 
     fn remove_root(&mut self, text: &str) -> Result<(), ControllerError> {
         let key = self.authority.root_named(text)?;
-        let rejoin = self.authority.remove_root(key, &self.peer_domains(), clock::unix_time())?;
+        let rejoin = self
+            .authority
+            .remove_root(key, &self.peer_domains(), clock::unix_time())?;
         tracing::warn!(%key, "a root was removed at once; tunnels that rest on it end");
         for domain in rejoin {
             tracing::warn!(peer = %domain, "this peer holds no other root of ours: it must join again");
@@ -209,7 +264,13 @@ impl Engine {
     /// Takes the step of a rotation that is due.
     pub(super) fn advance_rotation(&mut self) -> bool {
         let ages = self.carrier.as_ref().map(|carrier| {
-            carrier.gateway.borrow().tunnels.iter().map(|tunnel| tunnel.age).collect::<Vec<Duration>>()
+            carrier
+                .gateway
+                .borrow()
+                .tunnels
+                .iter()
+                .map(|tunnel| tunnel.age)
+                .collect::<Vec<Duration>>()
         });
         let facts = RotationFacts {
             peers: self.peer_domains(),
@@ -228,12 +289,16 @@ impl Engine {
 }
 
 fn duration(seconds: u64) -> Result<strait_federation_api::resources::HumanDuration, ControllerError> {
-    strait_federation_api::resources::HumanDuration::from_secs(seconds)
-        .ok_or_else(|| ControllerError::refused(Reason::ConfigInvalid, "--ttl must be at least a second and at most ten years"))
+    strait_federation_api::resources::HumanDuration::from_secs(seconds).ok_or_else(|| {
+        ControllerError::refused(
+            Reason::ConfigInvalid,
+            "--ttl must be at least a second and at most ten years",
+        )
+    })
 }
 
 /// Writes a file that holds a secret.
-fn write_private(path: &PathBuf, bytes: &[u8]) -> Result<(), ControllerError> {
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), ControllerError> {
     let what = || format!("write {}", path.display());
     let disk = FileDisk;
     let dir = path.parent().unwrap_or(path);

@@ -32,7 +32,10 @@ pub(crate) fn wanted(imports: &Merged, own: &ClusterId, ranges: &[IpNet]) -> BTr
                 ServiceKind::ClusterSetIp => {
                     for family in served(import, ranges) {
                         wanted.insert((Owner::Service(key.clone()), family));
-                        wanted.insert((Owner::Cluster(key.clone(), name_of(&backend.cluster, own)), family));
+                        wanted.insert((
+                            Owner::Cluster(key.clone(), name_of(&backend.cluster, own)),
+                            family,
+                        ));
                     }
                 }
                 ServiceKind::Headless => wanted.extend(members(key, backend, ranges)),
@@ -48,7 +51,9 @@ fn members<'a>(
     ranges: &'a [IpNet],
 ) -> impl Iterator<Item = (Owner, IpFamily)> + 'a {
     backend.members.iter().filter_map(move |member| {
-        let BackendCluster::Peer(peer) = &backend.cluster else { return None };
+        let BackendCluster::Peer(peer) = &backend.cluster else {
+            return None;
+        };
         let owner = Owner::Member(key.clone(), peer.clone(), member.id.clone());
         Some((owner, member_family(member.ip, ranges)?))
     })
@@ -56,14 +61,26 @@ fn members<'a>(
 
 /// Families of an import that this cluster has addresses of, in the import's order.
 pub(crate) fn served(import: &MergedImport, ranges: &[IpNet]) -> Vec<IpFamily> {
-    let stated = if import.ip_families.is_empty() { &[IpFamily::V4][..] } else { &import.ip_families };
-    stated.iter().copied().filter(|family| has(ranges, *family)).collect()
+    let stated = if import.ip_families.is_empty() {
+        &[IpFamily::V4][..]
+    } else {
+        &import.ip_families
+    };
+    stated
+        .iter()
+        .copied()
+        .filter(|family| has(ranges, *family))
+        .collect()
 }
 
 /// A remote member's own family where there is a range of it, else any: what answers there is this gateway.
 fn member_family(ip: IpAddr, ranges: &[IpNet]) -> Option<IpFamily> {
     let own = IpFamily::of(ip);
-    if has(ranges, own) { Some(own) } else { ranges.first().map(|range| IpFamily::of(range.addr())) }
+    if has(ranges, own) {
+        Some(own)
+    } else {
+        ranges.first().map(|range| IpFamily::of(range.addr()))
+    }
 }
 
 fn has(ranges: &[IpNet], family: IpFamily) -> bool {
@@ -94,16 +111,23 @@ pub(crate) fn imports(
                 if import.kind == ServiceKind::Headless {
                     return Vec::new();
                 }
-                families.iter().filter_map(|family| address(owner.clone(), *family)).collect()
+                families
+                    .iter()
+                    .filter_map(|family| address(owner.clone(), *family))
+                    .collect()
             };
-            let member = |peer: &ClusterId, _: &ServiceKey, member: &strait_federation_api::catalog::Member| {
-                let owner = Owner::Member(key.clone(), peer.clone(), member.id.clone());
-                address(owner, member_family(member.ip, ranges)?)
-            };
+            let member =
+                |peer: &ClusterId, _: &ServiceKey, member: &strait_federation_api::catalog::Member| {
+                    let owner = Owner::Member(key.clone(), peer.clone(), member.id.clone());
+                    address(owner, member_family(member.ip, ranges)?)
+                };
             let of_cluster = |cluster: &BackendCluster, _: &ServiceKey| {
                 addresses(&Owner::Cluster(key.clone(), name_of(cluster, own)))
             };
-            (key.clone(), import.to_import(addresses(&Owner::Service(key.clone())), of_cluster, member))
+            (
+                key.clone(),
+                import.to_import(addresses(&Owner::Service(key.clone())), of_cluster, member),
+            )
         })
         .collect()
 }
@@ -114,7 +138,11 @@ pub(crate) fn carry_over<K: Ord + Clone, V: PartialEq>(
     new: BTreeMap<K, V>,
 ) -> imbl::OrdMap<K, Arc<V>> {
     let mut map = old.clone();
-    let gone: Vec<K> = old.keys().filter(|key| !new.contains_key(*key)).cloned().collect();
+    let gone: Vec<K> = old
+        .keys()
+        .filter(|key| !new.contains_key(*key))
+        .cloned()
+        .collect();
     for key in gone {
         map.remove(&key);
     }
@@ -132,9 +160,14 @@ mod tests {
 
     #[test]
     fn equal_entries_keep_their_place_in_memory() {
-        let old: imbl::OrdMap<u8, Arc<&str>> = [(1, Arc::new("a")), (2, Arc::new("b")), (3, Arc::new("c"))].into_iter().collect();
+        let old: imbl::OrdMap<u8, Arc<&str>> = [(1, Arc::new("a")), (2, Arc::new("b")), (3, Arc::new("c"))]
+            .into_iter()
+            .collect();
         let new = carry_over(&old, BTreeMap::from([(1, "a"), (2, "x"), (4, "d")]));
-        assert_eq!(new.iter().map(|(k, v)| (*k, **v)).collect::<Vec<_>>(), [(1, "a"), (2, "x"), (4, "d")]);
+        assert_eq!(
+            new.iter().map(|(k, v)| (*k, **v)).collect::<Vec<_>>(),
+            [(1, "a"), (2, "x"), (4, "d")]
+        );
         assert!(Arc::ptr_eq(&old[&1], &new[&1]));
     }
 }

@@ -26,7 +26,11 @@ use crate::{
 
 impl Engine {
     /// Sets `spec.trust` of a Federation, or makes one that has nothing else; gives its file.
-    pub(super) fn write_trust(&self, name: &FederationName, trust: &Trust) -> Result<PathBuf, ControllerError> {
+    pub(super) fn write_trust(
+        &self,
+        name: &FederationName,
+        trust: &Trust,
+    ) -> Result<PathBuf, ControllerError> {
         match self.file_of(name) {
             Some(file) => change(&file, |text| edit::set_trust(text, name, trust)).map(|()| file),
             None => self.make(name, trust),
@@ -34,7 +38,11 @@ impl Engine {
     }
 
     /// Sets `spec.mode` of a Federation; gives its file.
-    pub(super) fn write_mode(&self, name: &FederationName, mode: PeerMode) -> Result<PathBuf, ControllerError> {
+    pub(super) fn write_mode(
+        &self,
+        name: &FederationName,
+        mode: PeerMode,
+    ) -> Result<PathBuf, ControllerError> {
         let file = self.file_of(name).ok_or_else(|| unknown_federation(name))?;
         change(&file, |text| edit::set_mode(text, name, mode))?;
         Ok(file)
@@ -42,7 +50,10 @@ impl Engine {
 
     fn make(&self, name: &FederationName, trust: &Trust) -> Result<PathBuf, ControllerError> {
         let folder = self.folder.as_ref().ok_or_else(|| {
-            ControllerError::refused(Reason::ConfigInvalid, "this source cannot be written; create the Federation by hand")
+            ControllerError::refused(
+                Reason::ConfigInvalid,
+                "this source cannot be written; create the Federation by hand",
+            )
         })?;
         let file = folder.join(format!("{name}.yaml"));
         // The source may not have looked yet since the file was made.
@@ -59,11 +70,19 @@ impl Engine {
     }
 }
 
-fn change(file: &Path, change: impl FnOnce(&str) -> Result<String, EditError>) -> Result<(), ControllerError> {
+fn change(
+    file: &Path,
+    change: impl FnOnce(&str) -> Result<String, EditError>,
+) -> Result<(), ControllerError> {
     let text = fs::read_to_string(file).map_err(ControllerError::io(format!("read {}", file.display())))?;
-    let changed = change(&text)
-        .map_err(|error| ControllerError::refused(Reason::ConfigInvalid, format!("{}: {error}", file.display())))?;
-    if changed == text { Ok(()) } else { write(file, &changed) }
+    let changed = change(&text).map_err(|error| {
+        ControllerError::refused(Reason::ConfigInvalid, format!("{}: {error}", file.display()))
+    })?;
+    if changed == text {
+        Ok(())
+    } else {
+        write(file, &changed)
+    }
 }
 
 /// Replaces the file whole, with the permissions it had: a reader sees the old text or the new one.

@@ -36,7 +36,11 @@ impl Engine {
             return false;
         }
         self.start_tasks();
-        if let Some(task) = self.peerings.get(&peer.cluster).and_then(|peering| peering.task.as_ref()) {
+        if let Some(task) = self
+            .peerings
+            .get(&peer.cluster)
+            .and_then(|peering| peering.task.as_ref())
+        {
             tracing::info!(peer = %peer.cluster, remote = %stream.remote, role = ?stream.role, "a control stream is up");
             task.hand(stream);
         }
@@ -45,7 +49,10 @@ impl Engine {
 
     fn mode_of(&self, peer: &ClusterId) -> Option<PeerMode> {
         let record = self.trusted.get(peer)?;
-        self.set().federations.get(&record.federation).map(|federation| federation.spec.mode)
+        self.set()
+            .federations
+            .get(&record.federation)
+            .map(|federation| federation.spec.mode)
     }
 
     fn on_observation(&mut self, observation: Observation) -> bool {
@@ -70,7 +77,12 @@ impl Engine {
                 before.as_ref() != Some(&bound)
             }
             Observation::Refused { remote, peer, reason } => {
-                self.metrics.refused.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+                self.metrics
+                    .refused
+                    .get_or_create(&ReasonLabel {
+                        reason: reason.name(),
+                    })
+                    .inc();
                 tracing::debug!(%remote, ?peer, %reason, "the gateway refused something");
                 false
             }
@@ -78,7 +90,9 @@ impl Engine {
     }
 
     fn on_link(&mut self, peer: &ClusterId, state: LinkState) -> bool {
-        let Some(peering) = self.peerings.get_mut(peer) else { return false };
+        let Some(peering) = self.peerings.get_mut(peer) else {
+            return false;
+        };
         let up = state.usable_tunnels > 0;
         if let Some(task) = &peering.task {
             task.tell(|inputs| std::mem::replace(&mut inputs.tunnels_up, up) != up);

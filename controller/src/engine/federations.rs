@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use strait_federation_api::{
-    ClusterId, Reason, TrustDomain,
-    exchange,
+    ClusterId, Reason, TrustDomain, exchange,
     resources::{ExportRules, Federation, FederationName, InviteTrust, StaticTrust, Trust, Updates},
     snapshot::{GatewayAddress, PeerMode},
 };
@@ -15,8 +14,7 @@ use strait_trust_bridge::{JoinToken, PeerTrust, TrustError, spiffe_json};
 
 use super::{Engine, local::LocalExports};
 use crate::{
-    ControllerError,
-    clock,
+    ControllerError, clock,
     source::SourceState,
     trust::{Origin, TrustRecord},
 };
@@ -39,7 +37,13 @@ impl Engine {
         self.renamed_to = None;
         match &set.cluster {
             Some(cluster) if cluster.id != self.cluster.id => {
-                tracing::error!(reason = "ConfigInvalid", "the Cluster manifest is named '{}', this is '{}': a ClusterId cannot change; name it '{}' again", cluster.id, self.cluster.id, self.cluster.id);
+                tracing::error!(
+                    reason = "ConfigInvalid",
+                    "the Cluster manifest is named '{}', this is '{}': a ClusterId cannot change; name it '{}' again",
+                    cluster.id,
+                    self.cluster.id,
+                    self.cluster.id
+                );
                 self.renamed_to = Some(cluster.id.clone());
             }
             Some(cluster) => self.cluster = cluster.clone(),
@@ -52,7 +56,8 @@ impl Engine {
         for (name, federation) in &set.federations {
             if let Err(error) = self.bring_trust(federation) {
                 tracing::warn!(federation = %name, reason = %error.reason(), "{error}");
-                self.troubles.insert(name.clone(), (error.reason(), error.to_string()));
+                self.troubles
+                    .insert(name.clone(), (error.reason(), error.to_string()));
             }
             self.shown.insert(name.clone());
         }
@@ -61,8 +66,12 @@ impl Engine {
     /// Ends what belongs to Federations that were there and are gone.
     fn drop_ended(&mut self) {
         let set = self.set();
-        let ended: Vec<FederationName> =
-            self.shown.iter().filter(|name| !set.federations.contains_key(*name)).cloned().collect();
+        let ended: Vec<FederationName> = self
+            .shown
+            .iter()
+            .filter(|name| !set.federations.contains_key(*name))
+            .cloned()
+            .collect();
         for name in ended {
             self.shown.remove(&name);
             if let Err(error) = self.end_federation(&name) {
@@ -114,13 +123,20 @@ impl Engine {
         let refused = |text: String| ControllerError::refused(Reason::ConfigInvalid, text);
         let document = match self.source.references.bundles.get(&federation.name) {
             Some(Ok(text)) => text.clone(),
-            Some(Err(why)) => return Err(refused(format!("the bundle of static trust cannot be read: {why}"))),
+            Some(Err(why)) => {
+                return Err(refused(format!(
+                    "the bundle of static trust cannot be read: {why}"
+                )));
+            }
             None => return Err(refused("a bundleRef needs Kubernetes; use bundleFile".into())),
         };
         let bundle = spiffe_json::from_json(trust.trust_domain.clone(), document.as_bytes())?;
         let stated = PeerTrust::new(bundle)?;
         self.check_free(&federation.name, &stated, federation.peer_cluster())?;
-        let held = self.trusted.get(stated.cluster()).filter(|held| held.peer.trust_domain() == stated.trust_domain());
+        let held = self
+            .trusted
+            .get(stated.cluster())
+            .filter(|held| held.peer.trust_domain() == stated.trust_domain());
         let peer = match held {
             Some(held) => newest(&held.peer, stated, trust.updates)?,
             None => stated,
@@ -136,7 +152,11 @@ impl Engine {
 
     /// Makes the invite that the spec asks for, once for each serial.
     fn bring_invite(&mut self, federation: &Federation, spec: &InviteTrust) -> Result<(), ControllerError> {
-        if self.invites.get(&federation.name).is_some_and(|record| record.serial == spec.serial) {
+        if self
+            .invites
+            .get(&federation.name)
+            .is_some_and(|record| record.serial == spec.serial)
+        {
             return Ok(());
         }
         self.make_invite(&federation.name, spec.serial, spec.ttl.get())?;
@@ -151,12 +171,16 @@ impl Engine {
         ttl: std::time::Duration,
     ) -> Result<(), ControllerError> {
         let with = (self.authority.ca(), self.cluster.advertised());
-        self.invites.make(federation, serial, ttl, (with.0, &with.1), clock::unix_time())
+        self.invites
+            .make(federation, serial, ttl, (with.0, &with.1), clock::unix_time())
     }
 
     /// Begins the join that a token asks for, once for each token.
     fn bring_join(&mut self, federation: &Federation) -> Result<(), ControllerError> {
-        let joined = self.trusted.of_federation(&federation.name).map(|record| record.origin.clone());
+        let joined = self
+            .trusted
+            .of_federation(&federation.name)
+            .map(|record| record.origin.clone());
         let token = match self.source.references.tokens.get(&federation.name) {
             Some(token) => token.0.clone(),
             None => Err("a tokenSecretRef needs Kubernetes; use tokenFile".into()),
@@ -167,10 +191,17 @@ impl Engine {
             Err(_) if matches!(joined, Some(Origin::Join { .. })) => return Ok(()),
             Err(_) if self.joins.pending(&federation.name).is_some() => return Ok(()),
             Err(why) => {
-                return Err(ControllerError::refused(Reason::TokenInvalid, format!("the join token cannot be read: {why}")));
+                return Err(ControllerError::refused(
+                    Reason::TokenInvalid,
+                    format!("the join token cannot be read: {why}"),
+                ));
             }
         };
-        if joined == Some(Origin::Join { invite: token.invite() }) {
+        if joined
+            == Some(Origin::Join {
+                invite: token.invite(),
+            })
+        {
             return Ok(());
         }
         self.begin_join(&federation.name, token, federation.peer_cluster())
@@ -210,7 +241,9 @@ impl Engine {
     ) -> Result<(), ControllerError> {
         let taken = |text: String| Err(ControllerError::refused(Reason::ClusterIdTaken, text));
         if *cluster == self.cluster.id {
-            return taken(format!("the peer calls itself '{cluster}' like this cluster; ids are unique, give one of the two another"));
+            return taken(format!(
+                "the peer calls itself '{cluster}' like this cluster; ids are unique, give one of the two another"
+            ));
         }
         if let Some(other) = self.trusted.taken(cluster, federation) {
             return taken(format!(
@@ -231,8 +264,10 @@ impl Engine {
     pub(super) fn replace_trust(&mut self, record: TrustRecord) -> Result<(), ControllerError> {
         let cluster = record.peer.cluster().clone();
         let (federation, activated) = (record.federation.clone(), record.activated);
-        let domain_changed =
-            self.trusted.get(&cluster).is_some_and(|old| old.peer.trust_domain() != record.peer.trust_domain());
+        let domain_changed = self
+            .trusted
+            .get(&cluster)
+            .is_some_and(|old| old.peer.trust_domain() != record.peer.trust_domain());
         self.trusted.put(&self.authority, record)?;
         if domain_changed {
             // Another CA is another cluster: nothing its predecessor said counts.
@@ -267,9 +302,9 @@ impl Engine {
     }
 
     /// Export rules of every peer that may see anything.
-    pub(super) fn export_rules<'a>(
-        active: &'a [(Arc<Federation>, TrustRecord)],
-    ) -> std::collections::BTreeMap<ClusterId, &'a ExportRules> {
+    pub(super) fn export_rules(
+        active: &[(Arc<Federation>, TrustRecord)],
+    ) -> std::collections::BTreeMap<ClusterId, &ExportRules> {
         active
             .iter()
             .filter(|(federation, _)| federation.spec.mode != PeerMode::Suspended)

@@ -73,7 +73,11 @@ impl Engine {
         };
         let accepted = record.invite.decide(request, &context, now)?;
         let domain = accepted.peer.trust_domain().clone();
-        let stated = self.set().federations.get(&record.federation).and_then(|f| f.peer_cluster().cloned());
+        let stated = self
+            .set()
+            .federations
+            .get(&record.federation)
+            .and_then(|f| f.peer_cluster().cloned());
         self.check_free(&record.federation, &accepted.peer, stated.as_ref()).map_err(|error| {
             tracing::warn!(federation = %record.federation, %domain, reason = %error.reason(), "a join is refused: {error}");
             match error {
@@ -88,12 +92,15 @@ impl Engine {
         };
         self.invites.put(bound, now).map_err(as_trust)?;
         // A retry of a joiner that is active already must not make it wait for its control stream again.
-        let already = self.trusted.get(accepted.peer.cluster()).is_some_and(|held| {
-            held.activated && held.peer.trust_domain() == accepted.peer.trust_domain()
-        });
+        let already = self
+            .trusted
+            .get(accepted.peer.cluster())
+            .is_some_and(|held| held.activated && held.peer.trust_domain() == accepted.peer.trust_domain());
         let trust = TrustRecord {
             federation: federation.clone(),
-            origin: Origin::Invite { invite: request.invite },
+            origin: Origin::Invite {
+                invite: request.invite,
+            },
             peer: accepted.peer,
             addresses: Vec::new(),
             activated: already,
@@ -110,7 +117,8 @@ impl Engine {
         offer: &[u8],
         exporter: &Exporter,
     ) -> Result<JoinRequest, TrustError> {
-        self.attempt(federation)?.answer(offer, exporter, self.authority.ca())
+        self.attempt(federation)?
+            .answer(offer, exporter, self.authority.ca())
     }
 
     /// Takes an inviter's proof: trust is durable before the token is erased.
@@ -125,7 +133,11 @@ impl Engine {
         let JoinAttempt::Joined { peer } = attempt.complete(offer, request, exporter, proof)? else {
             return Err(TrustError::WrongJoinState("the attempt did not complete"));
         };
-        let stated = self.set().federations.get(federation).and_then(|f| f.peer_cluster().cloned());
+        let stated = self
+            .set()
+            .federations
+            .get(federation)
+            .and_then(|f| f.peer_cluster().cloned());
         self.check_free(federation, &peer, stated.as_ref()).map_err(|error| match error {
             ControllerError::Trust(error) => error,
             other => {
@@ -136,7 +148,9 @@ impl Engine {
         let cluster = peer.cluster().clone();
         let trust = TrustRecord {
             federation: federation.clone(),
-            origin: Origin::Join { invite: token.invite() },
+            origin: Origin::Join {
+                invite: token.invite(),
+            },
             peer,
             addresses: addresses_of(&token),
             activated: true,
@@ -151,7 +165,10 @@ impl Engine {
 
     /// The token of a completed join is erased; a stop before this is made good at the next start.
     pub(super) fn close_join(&mut self, federation: &FederationName) {
-        if let Err(error) = self.joins.note(federation, Reason::Trusted, "joined".into(), true) {
+        if let Err(error) = self
+            .joins
+            .note(federation, Reason::Trusted, "joined".into(), true)
+        {
             self.failed("erase a used token", &error);
         }
         let file = self.token_file(federation);
@@ -164,12 +181,20 @@ impl Engine {
 
     /// Where `strait join` keeps a token until it is used.
     pub(super) fn token_file(&self, federation: &FederationName) -> std::path::PathBuf {
-        self.records.state_dir().join("tokens").join(format!("{federation}.token"))
+        self.records
+            .state_dir()
+            .join("tokens")
+            .join(format!("{federation}.token"))
     }
 
     /// A control stream of a peer: the first one proves that a joiner holds our bundle.
     pub(super) fn activate(&mut self, peer: &ClusterId, domain: &TrustDomain) -> Result<(), ControllerError> {
-        let Some(record) = self.trusted.get(peer).filter(|record| record.peer.trust_domain() == domain).cloned() else {
+        let Some(record) = self
+            .trusted
+            .get(peer)
+            .filter(|record| record.peer.trust_domain() == domain)
+            .cloned()
+        else {
             return Err(TrustError::UnknownTrustDomain(domain.clone()).into());
         };
         if let Origin::Invite { invite } = record.origin
@@ -209,7 +234,12 @@ impl Engine {
     }
 
     fn refuse_join(&self, remote: std::net::SocketAddr, reason: Reason) {
-        self.metrics.joins_refused.get_or_create(&crate::metrics::ReasonLabel { reason: reason.name() }).inc();
+        self.metrics
+            .joins_refused
+            .get_or_create(&crate::metrics::ReasonLabel {
+                reason: reason.name(),
+            })
+            .inc();
         tracing::warn!(%remote, %reason, "a join session is refused");
     }
 
@@ -221,7 +251,9 @@ impl Engine {
         let mut done = Vec::new();
         for record in self.joins.iter() {
             let name = &record.federation;
-            let Some((attempt, invite)) = self.joins.pending(name) else { continue };
+            let Some((attempt, invite)) = self.joins.pending(name) else {
+                continue;
+            };
             let trusted = self.trusted.of_federation(name).map(|trust| &trust.origin);
             if trusted == Some(&Origin::Join { invite }) {
                 done.push(name.clone());
@@ -257,7 +289,12 @@ impl Engine {
         let is_final = ended.retry == Retry::Never;
         if is_final {
             tracing::error!(%federation, reason = %ended.reason, "the join failed: {}", ended.detail);
-            self.metrics.joins_refused.get_or_create(&crate::metrics::ReasonLabel { reason: ended.reason.name() }).inc();
+            self.metrics
+                .joins_refused
+                .get_or_create(&crate::metrics::ReasonLabel {
+                    reason: ended.reason.name(),
+                })
+                .inc();
         } else {
             tracing::info!(%federation, reason = %ended.reason, "the join is tried again: {}", ended.detail);
         }
@@ -268,12 +305,19 @@ impl Engine {
 
     fn attempt(&self, federation: &FederationName) -> Result<&JoinAttempt, TrustError> {
         let pending = self.joins.pending(federation).map(|(attempt, _)| attempt);
-        pending.ok_or(TrustError::WrongJoinState("no join of this Federation is pending"))
+        pending.ok_or(TrustError::WrongJoinState(
+            "no join of this Federation is pending",
+        ))
     }
 
     fn domains_of_others(&self, federation: &FederationName) -> Vec<TrustDomain> {
-        let others = self.trusted.iter().filter(|(_, record)| record.federation != *federation);
-        others.map(|(_, record)| record.peer.trust_domain().clone()).collect()
+        let others = self
+            .trusted
+            .iter()
+            .filter(|(_, record)| record.federation != *federation);
+        others
+            .map(|(_, record)| record.peer.trust_domain().clone())
+            .collect()
     }
 }
 
@@ -314,7 +358,9 @@ async fn keep_joining(
         .without_max_times()
         .build();
     loop {
-        let Err(ended) = try_once(&token, &desk, &requests).await else { return };
+        let Err(ended) = try_once(&token, &desk, &requests).await else {
+            return;
+        };
         let mut ended = ended;
         if ended.retry == Retry::Later && clock::unix_seconds() > token.expires.saturating_add(CLOCKS_APART) {
             ended.retry = Retry::Never;
@@ -322,7 +368,14 @@ async fn keep_joining(
         }
         let is_final = ended.retry == Retry::Never;
         let federation = desk.federation.clone();
-        if desk.desk.0.send(Ask::JoinEnded { federation, ended }).await.is_err() || is_final {
+        if desk
+            .desk
+            .0
+            .send(Ask::JoinEnded { federation, ended })
+            .await
+            .is_err()
+            || is_final
+        {
             return;
         }
         tokio::time::sleep(pauses.next().unwrap_or(RETRY_MAX)).await;
@@ -347,7 +400,10 @@ async fn try_once(
         timeout: DIAL_TIMEOUT,
         reply,
     };
-    requests.send(request).await.map_err(|_| later(Reason::NoTunnel, "the gateway has stopped".into()))?;
+    requests
+        .send(request)
+        .await
+        .map_err(|_| later(Reason::NoTunnel, "the gateway has stopped".into()))?;
     let stream = match dialled.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(dial_failed(error)),

@@ -35,15 +35,24 @@ impl LocalExports {
 
     /// Exports that are valid.
     pub(crate) fn valid(&self) -> impl Iterator<Item = (&ServiceKey, &ExportedService)> {
-        self.exports.iter().filter_map(|(key, export)| Some((key, export.as_ref().ok()?)))
+        self.exports
+            .iter()
+            .filter_map(|(key, export)| Some((key, export.as_ref().ok()?)))
     }
 
     /// Endpoints of every valid export.
     pub(crate) fn endpoints(&self) -> BTreeMap<ServiceKey, BTreeSet<EndpointId>> {
         let ids = |export: &ExportedService| {
-            export.ports.iter().flat_map(|port| &port.endpoints).map(|endpoint| endpoint.id.clone()).collect()
+            export
+                .ports
+                .iter()
+                .flat_map(|port| &port.endpoints)
+                .map(|endpoint| endpoint.id.clone())
+                .collect()
         };
-        self.valid().map(|(key, export)| (key.clone(), ids(export))).collect()
+        self.valid()
+            .map(|(key, export)| (key.clone(), ids(export)))
+            .collect()
     }
 
     /// Everything that could be offered, as it is now.
@@ -52,17 +61,24 @@ impl LocalExports {
             .filter_map(|(key, export)| {
                 let born = own.exports.get(key)?;
                 let healthy = |endpoint: &EndpointId| health.is_healthy(key, endpoint);
-                let offer: OfferedService = export.offered(born.uid.clone(), born.created, zone.cloned(), healthy);
+                let offer: OfferedService =
+                    export.offered(born.uid.clone(), born.created, zone.cloned(), healthy);
                 Some((key.clone(), Arc::new(offer)))
             })
             .collect()
     }
 
     /// The snapshot's exports: each open to the peers whose rules cover it.
-    pub(crate) fn snapshot_exports(&self, rules: &BTreeMap<ClusterId, &ExportRules>) -> BTreeMap<ServiceKey, Export> {
+    pub(crate) fn snapshot_exports(
+        &self,
+        rules: &BTreeMap<ClusterId, &ExportRules>,
+    ) -> BTreeMap<ServiceKey, Export> {
         self.valid()
             .map(|(key, export)| {
-                let allowed = rules.iter().filter(|(_, rules)| rules.covers(key)).map(|(peer, _)| peer.clone());
+                let allowed = rules
+                    .iter()
+                    .filter(|(_, rules)| rules.covers(key))
+                    .map(|(peer, _)| peer.clone());
                 (key.clone(), export.export(allowed.collect()))
             })
             .collect()
@@ -71,7 +87,11 @@ impl LocalExports {
 
 /// What one peer may see: an export rule covers it.
 pub(crate) fn visible(offers: &Catalog, rules: &ExportRules) -> Catalog {
-    offers.iter().filter(|(key, _)| rules.covers(key)).map(|(key, offer)| (key.clone(), Arc::clone(offer))).collect()
+    offers
+        .iter()
+        .filter(|(key, _)| rules.covers(key))
+        .map(|(key, offer)| (key.clone(), Arc::clone(offer)))
+        .collect()
 }
 
 /// Gives identity and age to exports seen for the first time and forgets those that are gone. Gives whether the record changed.
@@ -101,7 +121,13 @@ pub(crate) fn random_uid() -> Option<Uid> {
     let mut random = [0; 16];
     SystemRandom::new().fill(&mut random).ok()?;
     let hex = data_encoding::HEXLOWER.encode(&random);
-    let parts = [hex.get(..8)?, hex.get(8..12)?, hex.get(12..16)?, hex.get(16..20)?, hex.get(20..)?];
+    let parts = [
+        hex.get(..8)?,
+        hex.get(8..12)?,
+        hex.get(12..16)?,
+        hex.get(16..20)?,
+        hex.get(20..)?,
+    ];
     Uid::parse(&parts.join("-")).ok()
 }
 
@@ -110,7 +136,10 @@ mod tests {
     use super::*;
 
     fn keys(names: &[&str]) -> BTreeSet<ServiceKey> {
-        names.iter().map(|name| ServiceKey::parse("demo", name).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| ServiceKey::parse("demo", name).unwrap())
+            .collect()
     }
 
     #[test]

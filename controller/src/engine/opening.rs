@@ -71,9 +71,15 @@ impl Engine {
             view: watch::Sender::new(Arc::new(empty_view(&cluster.id, &authority, epoch))),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             bundle: watch::Sender::new(Arc::new(own_bundle(&authority)?)),
-            vips: records.load(&name_of::<crate::vip::VipTable>()?)?.unwrap_or_default(),
-            own: records.load(&name_of::<crate::records::types::OwnExports>()?)?.unwrap_or_default(),
-            sights: records.load(&name_of::<crate::records::types::FirstSights>()?)?.unwrap_or_default(),
+            vips: records
+                .load(&name_of::<crate::vip::VipTable>()?)?
+                .unwrap_or_default(),
+            own: records
+                .load(&name_of::<crate::records::types::OwnExports>()?)?
+                .unwrap_or_default(),
+            sights: records
+                .load(&name_of::<crate::records::types::FirstSights>()?)?
+                .unwrap_or_default(),
             peerings: BTreeMap::new(),
             cluster,
             instance,
@@ -108,7 +114,10 @@ impl Engine {
             // The CA's own check says the same first; this is for a state directory without one.
             return Err(ControllerError::refused(
                 strait_federation_api::Reason::ConfigInvalid,
-                format!("the Cluster manifest is named '{other}', this is '{}'", engine.cluster.id),
+                format!(
+                    "the Cluster manifest is named '{other}', this is '{}'",
+                    engine.cluster.id
+                ),
             ));
         }
         engine.settle();
@@ -145,8 +154,12 @@ fn shown_before(
 
 /// The record's name is its kind.
 pub(super) fn name_of<R: Record>() -> Result<RecordName, ControllerError> {
-    RecordName::parse(R::KIND)
-        .map_err(|rule| ControllerError::refused(strait_federation_api::Reason::Internal, format!("{}: {rule}", R::KIND)))
+    RecordName::parse(R::KIND).map_err(|rule| {
+        ControllerError::refused(
+            strait_federation_api::Reason::Internal,
+            format!("{}: {rule}", R::KIND),
+        )
+    })
 }
 
 fn load_or<R: Record>(
@@ -165,7 +178,9 @@ fn load_or<R: Record>(
 /// Raises the epoch; it is durable before anything is said in it.
 fn next_epoch(records: &Records) -> Result<Epoch, ControllerError> {
     let name = name_of::<EpochRecord>()?;
-    let last = records.load::<EpochRecord>(&name)?.map_or(0, |record| record.epoch.0);
+    let last = records
+        .load::<EpochRecord>(&name)?
+        .map_or(0, |record| record.epoch.0);
     let epoch = Epoch(last + 1);
     records.save(&name, &EpochRecord { epoch })?;
     Ok(epoch)

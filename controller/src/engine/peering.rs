@@ -75,7 +75,9 @@ impl Engine {
 
     fn start_task(&mut self, peer: &ClusterId) {
         let Some(carrier) = &self.carrier else { return };
-        let Some(peering) = self.peerings.get_mut(peer) else { return };
+        let Some(peering) = self.peerings.get_mut(peer) else {
+            return;
+        };
         self.tasks += 1;
         let limits = limits(&self.cluster.spec.limits);
         let machine = Config {
@@ -87,7 +89,11 @@ impl Engine {
             allow_loopback: self.cluster.spec.allow_loopback,
             first_number: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
-        let sights = self.sights.created.get(peer).map(|seen| seen.iter().map(|(u, c)| (u.clone(), *c)).collect());
+        let sights = self
+            .sights
+            .created
+            .get(peer)
+            .map(|seen| seen.iter().map(|(u, c)| (u.clone(), *c)).collect());
         let config = PeerConfig {
             machine,
             held: peering.held.clone(),
@@ -129,7 +135,11 @@ impl Engine {
         match event {
             Event::Gateways(gateways) => self.on_gateways(peer, gateways),
             Event::FirstSight { uid, created } => {
-                self.sights.created.entry(peer.clone()).or_default().insert(uid, created);
+                self.sights
+                    .created
+                    .entry(peer.clone())
+                    .or_default()
+                    .insert(uid, created);
                 self.sights_changed = true;
             }
             Event::SightsForgotten(uids) => {
@@ -157,8 +167,12 @@ impl Engine {
                 tracing::info!(%peer, epoch = %hello.epoch, version = hello.version, "the peer's control plane is there");
                 self.with(peer, |peering| peering.refused = None);
             }
-            Event::Stale(true) => tracing::warn!(%peer, reason = "Stale", "the peer is away; what it said last stays"),
-            Event::Withdrawn { service, reason } => tracing::info!(%peer, %service, %reason, "the peer withdrew a service"),
+            Event::Stale(true) => {
+                tracing::warn!(%peer, reason = "Stale", "the peer is away; what it said last stays")
+            }
+            Event::Withdrawn { service, reason } => {
+                tracing::info!(%peer, %service, %reason, "the peer withdrew a service")
+            }
             Event::Stale(false)
             | Event::Upserted(_)
             | Event::Feedback(_)
@@ -178,7 +192,9 @@ impl Engine {
     fn on_gateways(&mut self, peer: &ClusterId, gateways: Gateways) {
         let addresses = gateways.addresses.clone();
         self.with(peer, |peering| peering.gateways = Some(gateways));
-        let Some(record) = self.trusted.get(peer).cloned() else { return };
+        let Some(record) = self.trusted.get(peer).cloned() else {
+            return;
+        };
         // No addresses is no reason to forget where it was reached: it may have been misconfigured for a moment.
         if addresses.is_empty() || addresses == record.addresses {
             return;
@@ -195,11 +211,15 @@ impl Engine {
         let pinned = self.trusted.get(peer).and_then(|record| set.federations.get(&record.federation)).is_some_and(
             |federation: &Federation| matches!(&federation.spec.trust, Trust::Static(s) if s.updates == Updates::Pinned),
         );
-        let held = self.trusted.get(peer).map_or(0, |record| record.peer.bundle().sequence());
+        let held = self
+            .trusted
+            .get(peer)
+            .map_or(0, |record| record.peer.bundle().sequence());
         let result = if pinned {
             self.trusted.check_pinned(peer, envelope, clock::unix_time())
         } else {
-            self.trusted.update(&self.authority, peer, envelope, clock::unix_time())
+            self.trusted
+                .update(&self.authority, peer, envelope, clock::unix_time())
         };
         let (sequence, answer) = match result {
             Ok(sequence) => {
@@ -224,7 +244,13 @@ impl Engine {
             return self.with(peer, |peering| peering.bundle_refused = Some(refusal));
         }
         self.with(peer, |peering| peering.bundle_refused = None);
-        let Some(domain) = self.trusted.get(peer).map(|record| record.peer.trust_domain().clone()) else { return };
+        let Some(domain) = self
+            .trusted
+            .get(peer)
+            .map(|record| record.peer.trust_domain().clone())
+        else {
+            return;
+        };
         if let Err(error) = self.authority.acked(&domain, sequence) {
             self.failed("note a peer's acknowledgement of our bundle", &error);
         }
@@ -232,7 +258,11 @@ impl Engine {
 
     fn on_open_tunnel(&self, peer: &ClusterId) {
         let Some(carrier) = &self.carrier else { return };
-        if carrier.requests.try_send(GatewayRequest::OpenTunnel { peer: peer.clone() }).is_err() {
+        if carrier
+            .requests
+            .try_send(GatewayRequest::OpenTunnel { peer: peer.clone() })
+            .is_err()
+        {
             tracing::warn!(%peer, "the gateway is too busy to open the tunnel the peer asks for");
         }
     }
@@ -241,7 +271,9 @@ impl Engine {
     pub(super) fn ask_for_tunnels(&mut self) {
         let snapshot = Arc::clone(&self.snapshot.borrow());
         for (cluster, peering) in &mut self.peerings {
-            let Some(peer) = snapshot.peers.get(cluster) else { continue };
+            let Some(peer) = snapshot.peers.get(cluster) else {
+                continue;
+            };
             let waits = peer.importing
                 && peer.addresses.is_empty()
                 && peering.link.usable_tunnels == 0
@@ -284,7 +316,9 @@ pub(super) fn limits(spec: &strait_federation_api::resources::Limits) -> Limits 
 }
 
 pub(super) fn label(peer: &ClusterId) -> PeerLabel {
-    PeerLabel { peer: peer.to_string() }
+    PeerLabel {
+        peer: peer.to_string(),
+    }
 }
 
 fn now() -> i64 {

@@ -66,7 +66,12 @@ impl Engine {
     fn save_births(&mut self, now: u64) {
         let present: BTreeSet<ServiceKey> = self.local.exports.keys().cloned().collect();
         let mut own = self.own.clone();
-        if !note_births(&mut own, &present, i64::try_from(now).unwrap_or(i64::MAX), random_uid) {
+        if !note_births(
+            &mut own,
+            &present,
+            i64::try_from(now).unwrap_or(i64::MAX),
+            random_uid,
+        ) {
             return;
         }
         match name_of::<crate::records::types::OwnExports>().and_then(|name| self.records.save(&name, &own)) {
@@ -79,7 +84,9 @@ impl Engine {
         if !self.sights_changed {
             return;
         }
-        match name_of::<crate::records::types::FirstSights>().and_then(|name| self.records.save(&name, &self.sights)) {
+        match name_of::<crate::records::types::FirstSights>()
+            .and_then(|name| self.records.save(&name, &self.sights))
+        {
             Ok(()) => self.sights_changed = false,
             Err(error) => drop(self.failed("record first sights", &error)),
         }
@@ -87,8 +94,13 @@ impl Engine {
 
     /// Everything that could be offered; equal offers keep their place in memory.
     fn offers(&mut self) -> Catalog {
-        let fresh = self.local.offers(&self.own, self.cluster.spec.zone.as_ref(), &self.health);
-        let fresh = fresh.into_iter().map(|(key, offer)| (key, Arc::unwrap_or_clone(offer))).collect();
+        let fresh = self
+            .local
+            .offers(&self.own, self.cluster.spec.zone.as_ref(), &self.health);
+        let fresh = fresh
+            .into_iter()
+            .map(|(key, offer)| (key, Arc::unwrap_or_clone(offer)))
+            .collect();
         self.offered = compile::carry_over(&self.offered, fresh);
         self.offered.clone()
     }
@@ -104,7 +116,10 @@ impl Engine {
                     Ok(_) => Ok(Arc::clone(offers.get(key)?)),
                     Err(problem) => Err(Refusal::new(problem.reason, problem.message.as_str())),
                 };
-                let offered_to = rules.iter().filter(|(_, rules)| rules.covers(key)).map(|(peer, _)| peer.clone());
+                let offered_to = rules
+                    .iter()
+                    .filter(|(_, rules)| rules.covers(key))
+                    .map(|(peer, _)| peer.clone());
                 let offered_to = offered_to.collect();
                 Some((key.clone(), OwnExport { state, offered_to }))
             })
@@ -135,11 +150,19 @@ impl Engine {
     }
 
     /// Allots addresses; a table that cannot be saved is not used.
-    fn settle_vips(&mut self, active: &[Active], merged: &MergeOutput, now: u64) -> BTreeSet<(Owner, IpFamily)> {
+    fn settle_vips(
+        &mut self,
+        active: &[Active],
+        merged: &MergeOutput,
+        now: u64,
+    ) -> BTreeSet<(Owner, IpFamily)> {
         let ranges = self.cluster.spec.vip_range.nets();
         let mut wanted = compile::wanted(&merged.imports, &self.cluster.id, ranges);
         // A suspended peer's imports are withdrawn, its addresses are kept.
-        if active.iter().any(|(federation, _)| federation.spec.mode == PeerMode::Suspended) {
+        if active
+            .iter()
+            .any(|(federation, _)| federation.spec.mode == PeerMode::Suspended)
+        {
             wanted.extend(self.vips.by_owner().into_keys());
         }
         let mut vips = self.vips.clone();
@@ -178,13 +201,18 @@ impl Engine {
     fn snapshot_peers(&self, settled: &Settled) -> BTreeMap<ClusterId, Peer> {
         let peer = |(federation, record): &Active| {
             let cluster = record.peer.cluster().clone();
-            let gateways = self.peerings.get(&cluster).and_then(|peering| peering.gateways.as_ref());
+            let gateways = self
+                .peerings
+                .get(&cluster)
+                .and_then(|peering| peering.gateways.as_ref());
             let peer = Peer {
                 cluster: cluster.clone(),
                 trust_domain: record.peer.trust_domain().clone(),
                 mode: federation.spec.mode,
                 addresses: Self::addresses_of(federation, record),
-                instances: gateways.map(|g| g.instances.iter().cloned().collect()).unwrap_or_default(),
+                instances: gateways
+                    .map(|g| g.instances.iter().cloned().collect())
+                    .unwrap_or_default(),
                 importing: imports_from(&settled.merged, &cluster),
             };
             (cluster, peer)
@@ -196,7 +224,9 @@ impl Engine {
         if let Err(error) = self.authority.seal() {
             self.failed("sign our bundle", &error.into());
         }
-        let Ok(own) = own_bundle(&self.authority) else { return };
+        let Ok(own) = own_bundle(&self.authority) else {
+            return;
+        };
         self.bundle.send_if_modified(|held| {
             let changed = **held != own;
             if changed {
@@ -213,7 +243,9 @@ impl Engine {
         let broken = self.source.broken;
         for (federation, record) in &settled.active {
             let cluster = record.peer.cluster();
-            let Some(peering) = self.peerings.get_mut(cluster) else { continue };
+            let Some(peering) = self.peerings.get_mut(cluster) else {
+                continue;
+            };
             let Some(task) = &peering.task else { continue };
             let catalog = visible(&settled.offers, &federation.spec.exports);
             let verdicts = settled.merged.verdicts.get(cluster).cloned().unwrap_or_default();
@@ -236,11 +268,16 @@ impl Engine {
     fn count(&self, settled: &Settled) {
         for (_, record) in &settled.active {
             let cluster = record.peer.cluster();
-            let Some(peering) = self.peerings.get(cluster) else { continue };
+            let Some(peering) = self.peerings.get(cluster) else {
+                continue;
+            };
             let synced = peering.status.as_ref().is_some_and(|status| status.synced);
             let held = i64::try_from(peering.held.catalog.len()).unwrap_or(i64::MAX);
             self.metrics.offered.get_or_create(&label(cluster)).set(held);
-            self.metrics.synced.get_or_create(&label(cluster)).set(i64::from(synced));
+            self.metrics
+                .synced
+                .get_or_create(&label(cluster))
+                .set(i64::from(synced));
         }
     }
 }
@@ -249,7 +286,10 @@ impl Engine {
 pub(super) fn imports_from(merged: &MergeOutput, peer: &ClusterId) -> bool {
     use strait_federation_api::snapshot::BackendCluster;
     let of_peer = |cluster: &BackendCluster| matches!(cluster, BackendCluster::Peer(p) if p == peer);
-    merged.imports.values().any(|import| import.backends.iter().any(|backend| of_peer(&backend.cluster)))
+    merged
+        .imports
+        .values()
+        .any(|import| import.backends.iter().any(|backend| of_peer(&backend.cluster)))
 }
 
 /// The reason of an owner without an address.

@@ -15,8 +15,8 @@ use strait_federation_api::{
     catalog::Catalog,
     control::ControlStream,
     exchange::{
-        BundleUpdate, Config, Event, Exchange, ExchangeStatus, Gateways, HeldCatalog, LinkId, Limits, Refusal, Verdict,
-        wire,
+        BundleUpdate, Config, Event, Exchange, ExchangeStatus, Gateways, HeldCatalog, Limits, LinkId,
+        Refusal, Verdict, wire,
     },
 };
 use tokio::{
@@ -187,7 +187,9 @@ async fn open(stream: ControlStream, opened: mpsc::Sender<Opened>) {
 
 /// The next message, not before the peer may speak again; or `None` when the queue takes a message that was held back.
 async fn next_on(link: Option<&mut Link>, after: Option<Instant>) -> Option<Heard> {
-    let Some(Link { pipe, blocked, .. }) = link else { return pending().await };
+    let Some(Link { pipe, blocked, .. }) = link else {
+        return pending().await;
+    };
     let Pipe { out, inbound, .. } = pipe;
     let read = async {
         if let Some(at) = after {
@@ -238,7 +240,10 @@ impl Peer {
             if (self.moved || !self.events.is_empty()) && !self.report().await {
                 return;
             }
-            let wake = self.machine.next_timer().map_or_else(|| Instant::now() + IDLE, |timer| timer.at);
+            let wake = self
+                .machine
+                .next_timer()
+                .map_or_else(|| Instant::now() + IDLE, |timer| timer.at);
             tokio::select! {
                 Some(stream) = streams.recv() => {
                     // The gateway has already chosen: the newest stream counts, an unfinished opening is given up.
@@ -328,7 +333,9 @@ impl Peer {
     fn heard(&mut self, heard: Heard) {
         let Some(link) = &self.link else { return };
         match heard {
-            Ok(Some(envelope)) => self.machine.receive(link.id, wire::decode(envelope), Instant::now()),
+            Ok(Some(envelope)) => self
+                .machine
+                .receive(link.id, wire::decode(envelope), Instant::now()),
             Ok(None) => self.link_down("the peer closed it"),
             Err(status) => self.link_down(status.message()),
         }
@@ -352,7 +359,9 @@ impl Peer {
                     link.blocked = true;
                     break;
                 };
-                let Some(message) = self.machine.poll_message(now) else { break };
+                let Some(message) = self.machine.poll_message(now) else {
+                    break;
+                };
                 permit.send(wire::encode(&message));
             }
         }

@@ -63,7 +63,9 @@ pub(super) async fn open(stream: ControlStream) -> Result<Pipe, String> {
             Role::Acceptor => accept(stream.io).await,
         }
     };
-    timeout(OPEN_TIMEOUT, opening).await.map_err(|_| "the peer's control plane did not answer in time".to_string())?
+    timeout(OPEN_TIMEOUT, opening)
+        .await
+        .map_err(|_| "the peer's control plane did not answer in time".to_string())?
 }
 
 async fn dial(io: Box<dyn ByteStream>) -> Result<Pipe, String> {
@@ -80,7 +82,10 @@ async fn dial(io: Box<dyn ByteStream>) -> Result<Pipe, String> {
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
     let (out, envelopes) = mpsc::channel(OUT_MAX);
-    let reply = client.converse(Queue(envelopes)).await.map_err(|e| e.to_string())?;
+    let reply = client
+        .converse(Queue(envelopes))
+        .await
+        .map_err(|e| e.to_string())?;
     Ok(Pipe {
         out,
         inbound: reply.into_inner(),
@@ -101,7 +106,9 @@ async fn accept(io: Box<dyn ByteStream>) -> Result<Pipe, String> {
             tracing::debug!(%error, "a control stream ended");
         }
     }));
-    let (out, inbound) = call.await.map_err(|_| "the peer closed the stream before it called".to_string())?;
+    let (out, inbound) = call
+        .await
+        .map_err(|_| "the peer closed the stream before it called".to_string())?;
     Ok(Pipe {
         out,
         inbound,
@@ -122,7 +129,11 @@ impl Exchange for OneCall {
         &self,
         request: Request<Streaming<Envelope>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
-        let called = self.0.lock().take().ok_or_else(|| Status::resource_exhausted("one conversation a stream"))?;
+        let called = self
+            .0
+            .lock()
+            .take()
+            .ok_or_else(|| Status::resource_exhausted("one conversation a stream"))?;
         let (out, mut envelopes) = mpsc::channel::<Envelope>(OUT_MAX);
         let (results, queue) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -132,7 +143,9 @@ impl Exchange for OneCall {
                 }
             }
         });
-        called.send((out, request.into_inner())).map_err(|_| Status::unavailable("not waited for any more"))?;
+        called
+            .send((out, request.into_inner()))
+            .map_err(|_| Status::unavailable("not waited for any more"))?;
         Ok(Response::new(Queue(queue)))
     }
 }

@@ -89,12 +89,16 @@ impl Invites {
             ));
         }
         let bundle = ca.bundle()?;
-        let root = bundle.roots().first().ok_or(TrustError::DamagedRecord("the CA has no root".into()))?;
+        let root = bundle.roots().first();
+        let root = root.ok_or_else(|| TrustError::DamagedRecord("the CA has no root".into()))?;
         let pin = RootPin {
             trust_domain: ca.trust_domain().clone(),
             root: root.fingerprint(),
         };
-        let addresses = addresses.iter().map(|a| Address::parse(&a.to_string())).collect::<Result<_, _>>()?;
+        let addresses = addresses
+            .iter()
+            .map(|a| Address::parse(&a.to_string()))
+            .collect::<Result<_, _>>()?;
         let invite = Invite::new(JoinToken::create(addresses, pin, ttl, now)?);
         let record = InviteRecord {
             federation: federation.clone(),
@@ -106,7 +110,11 @@ impl Invites {
 
     /// The token's text, while somebody may use it.
     pub(crate) fn token(&self, federation: &FederationName, now: UnixTime) -> Option<Zeroizing<String>> {
-        self.held.get(federation)?.invite.token(now).map(JoinToken::encode)
+        self.held
+            .get(federation)?
+            .invite
+            .token(now)
+            .map(JoinToken::encode)
     }
 
     /// Keeps a changed record. Blocking.
@@ -134,7 +142,8 @@ impl Invites {
 
     /// Whether somebody has proven the secret and has not been seen over control.
     pub(crate) fn is_bound(&self, invite: InviteId) -> bool {
-        self.named(invite).is_ok_and(|record| matches!(record.invite.state(), InviteState::Bound { .. }))
+        self.named(invite)
+            .is_ok_and(|record| matches!(record.invite.state(), InviteState::Bound { .. }))
     }
 
     /// Takes an invite back; gives the trust domain of a joiner that was bound. Blocking.
@@ -144,7 +153,10 @@ impl Invites {
         now: UnixTime,
     ) -> Result<Option<TrustDomain>, ControllerError> {
         let mut record = self.held.get(federation).cloned().ok_or_else(|| {
-            ControllerError::refused(Reason::InviteUnknown, format!("no invite was made for the Federation '{federation}'"))
+            ControllerError::refused(
+                Reason::InviteUnknown,
+                format!("no invite was made for the Federation '{federation}'"),
+            )
         })?;
         let joiner = record.invite.revoke()?;
         self.put(record, now)?;
@@ -166,7 +178,11 @@ impl Invites {
     }
 
     /// Forgets the invite of a Federation that is gone. Blocking.
-    pub(crate) fn forget(&mut self, federation: &FederationName, now: UnixTime) -> Result<(), ControllerError> {
+    pub(crate) fn forget(
+        &mut self,
+        federation: &FederationName,
+        now: UnixTime,
+    ) -> Result<(), ControllerError> {
         if self.held.remove(federation).is_some() {
             self.update_flag(now);
             self.records.remove(&name_of(federation)?)?;
@@ -181,5 +197,6 @@ impl Invites {
 }
 
 fn name_of(federation: &FederationName) -> Result<RecordName, ControllerError> {
-    RecordName::invite(federation.as_str()).map_err(|rule| ControllerError::refused(Reason::ConfigInvalid, rule))
+    RecordName::invite(federation.as_str())
+        .map_err(|rule| ControllerError::refused(Reason::ConfigInvalid, rule))
 }

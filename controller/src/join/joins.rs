@@ -66,14 +66,19 @@ impl Joins {
         own: &TrustDomain,
     ) -> Result<(), ControllerError> {
         let invite = token.invite();
-        if self.held.get(federation).is_some_and(|record| record.invite == invite) {
+        if self
+            .held
+            .get(federation)
+            .is_some_and(|record| record.invite == invite)
+        {
             return Ok(());
         }
         self.running.remove(federation);
         let attempt = JoinAttempt::new(token, own).map_err(|error| match error {
-            TrustError::OwnTrustDomain(_) => {
-                ControllerError::refused(Reason::SelfJoin, "this token was made by this very cluster; use it on the other one")
-            }
+            TrustError::OwnTrustDomain(_) => ControllerError::refused(
+                Reason::SelfJoin,
+                "this token was made by this very cluster; use it on the other one",
+            ),
             other => other.into(),
         })?;
         self.put(JoinRecord {
@@ -87,7 +92,10 @@ impl Joins {
     /// The pending attempt of a Federation.
     pub(crate) fn pending(&self, federation: &FederationName) -> Option<(&JoinAttempt, InviteId)> {
         let record = self.held.get(federation)?;
-        let attempt = record.attempt.as_ref().filter(|attempt| attempt.token().is_ok())?;
+        let attempt = record
+            .attempt
+            .as_ref()
+            .filter(|attempt| attempt.token().is_ok())?;
         Some((attempt, record.invite))
     }
 
@@ -99,7 +107,9 @@ impl Joins {
         detail: String,
         is_final: bool,
     ) -> Result<(), ControllerError> {
-        let Some(mut record) = self.held.get(federation).cloned() else { return Ok(()) };
+        let Some(mut record) = self.held.get(federation).cloned() else {
+            return Ok(());
+        };
         let last = Some((reason, detail));
         if !is_final && record.last == last {
             return Ok(());
@@ -126,7 +136,9 @@ impl Joins {
 
     /// Whether its task runs.
     pub(crate) fn is_running(&self, federation: &FederationName) -> bool {
-        self.running.get(federation).is_some_and(|task| !task.0.is_finished())
+        self.running
+            .get(federation)
+            .is_some_and(|task| !task.0.is_finished())
     }
 
     /// Keeps the task of a pending join.
@@ -142,5 +154,6 @@ impl Joins {
 }
 
 fn name_of(federation: &FederationName) -> Result<RecordName, ControllerError> {
-    RecordName::joining(federation.as_str()).map_err(|rule| ControllerError::refused(Reason::ConfigInvalid, rule))
+    RecordName::joining(federation.as_str())
+        .map_err(|rule| ControllerError::refused(Reason::ConfigInvalid, rule))
 }

@@ -89,7 +89,9 @@ impl FileSource {
     }
 
     fn load_last_good(&mut self) {
-        let Some(files) = last_good::read(&self.config.state) else { return };
+        let Some(files) = last_good::read(&self.config.state) else {
+            return;
+        };
         let loaded = load(&files);
         if loaded.errors.is_empty() {
             self.state.set = Some(Arc::new(loaded.resources));

@@ -3,12 +3,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use strait_federation_api::{
-    Reason, ServiceKey,
-    catalog::EndpointId,
-    control::GatewayEvent,
-    observation::Observation,
-    snapshot::BackendCluster,
-    view::ConditionStatus,
+    Reason, ServiceKey, catalog::EndpointId, control::GatewayEvent, observation::Observation,
+    snapshot::BackendCluster, view::ConditionStatus,
 };
 
 use super::world::{Node, World, join, until};
@@ -20,8 +16,16 @@ async fn federated(world: &World) -> (Node, Node) {
     east.start();
     west.start();
     join(&east, &west).await;
-    west.edit("east.yaml", "exports: []", "exports: [{namespace: demo, name: greeter}]");
-    east.edit("west.yaml", "imports: []", "imports: [{namespace: demo, name: greeter}]");
+    west.edit(
+        "east.yaml",
+        "exports: []",
+        "exports: [{namespace: demo, name: greeter}]",
+    );
+    east.edit(
+        "west.yaml",
+        "imports: []",
+        "imports: [{namespace: demo, name: greeter}]",
+    );
     until("the import is there", || east.import("greeter").is_some()).await;
     (east, west)
 }
@@ -42,15 +46,27 @@ async fn a_service_travels_and_its_verdict_comes_back() {
     let (east, west) = federated(&world).await;
     let import = east.import("greeter").unwrap();
     assert_eq!(import.backends.len(), 1);
-    assert_eq!(import.backends[0].cluster, BackendCluster::Peer(west.snapshot().cluster.clone()));
+    assert_eq!(
+        import.backends[0].cluster,
+        BackendCluster::Peer(west.snapshot().cluster.clone())
+    );
     assert_eq!(import.backends[0].ready, 2);
     assert!(!import.backends[0].stale);
-    assert_ne!(import.vips, import.backends[0].vips, "the cluster's own name has an address of its own");
-    until("the verdict is back", || export_condition(&west, "Ready") == Some((ConditionStatus::True, Reason::Exported))).await;
+    assert_ne!(
+        import.vips, import.backends[0].vips,
+        "the cluster's own name has an address of its own"
+    );
+    until("the verdict is back", || {
+        export_condition(&west, "Ready") == Some((ConditionStatus::True, Reason::Exported))
+    })
+    .await;
     let peer = east.snapshot().peers.values().next().unwrap().clone();
     assert!(peer.importing && !peer.instances.is_empty());
     let export = west.snapshot().exports.values().next().unwrap().clone();
-    assert_eq!(export.allowed.iter().map(|c| c.as_str()).collect::<Vec<_>>(), ["east"]);
+    assert_eq!(
+        export.allowed.iter().map(|c| c.as_str()).collect::<Vec<_>>(),
+        ["east"]
+    );
     until("synced", || east.is("west", "Synced", Reason::Synced)).await;
 }
 
@@ -60,12 +76,23 @@ async fn what_no_rule_allows_changes_nothing_and_is_shown_with_the_rule() {
     let (east, west) = federated(&world).await;
     let before = east.snapshot();
     west.add_service("secret", 9000);
-    west.edit("east.yaml", "exports: [{namespace: demo, name: greeter}]", "exports: [{}]");
+    west.edit(
+        "east.yaml",
+        "exports: [{namespace: demo, name: greeter}]",
+        "exports: [{}]",
+    );
     until("the offer is shown", || !east.view().imports.offers.is_empty()).await;
     let view = east.view();
     let offer = &view.imports.offers[0];
-    assert_eq!((offer.service.to_string().as_str(), offer.reason), ("demo/secret", Reason::NotAllowed));
-    assert!(offer.rule.starts_with("- {namespace: demo, name: secret}"), "{}", offer.rule);
+    assert_eq!(
+        (offer.service.to_string().as_str(), offer.reason),
+        ("demo/secret", Reason::NotAllowed)
+    );
+    assert!(
+        offer.rule.starts_with("- {namespace: demo, name: secret}"),
+        "{}",
+        offer.rule
+    );
     assert_eq!(before.imports, east.snapshot().imports);
     until("west hears why", || {
         let view = west.view();
@@ -74,7 +101,13 @@ async fn what_no_rule_allows_changes_nothing_and_is_shown_with_the_rule() {
     })
     .await;
     // The line that is shown does let it in.
-    let line = offer.rule.split("   #").next().unwrap().trim_start_matches("- ").to_owned();
+    let line = offer
+        .rule
+        .split("   #")
+        .next()
+        .unwrap()
+        .trim_start_matches("- ")
+        .to_owned();
     let rules = format!("imports: [{{namespace: demo, name: greeter}}, {line}]");
     east.edit("west.yaml", "imports: [{namespace: demo, name: greeter}]", &rules);
     until("it is imported", || east.import("secret").is_some()).await;
@@ -91,9 +124,16 @@ async fn what_is_withdrawn_goes_at_once_and_comes_back_to_its_address() {
     west.export("greeter");
     until("back", || east.import("greeter").is_some()).await;
     assert_eq!(vip(&east), ip);
-    west.edit("east.yaml", "exports: [{namespace: demo, name: greeter}]", "exports: []");
+    west.edit(
+        "east.yaml",
+        "exports: [{namespace: demo, name: greeter}]",
+        "exports: []",
+    );
     until("uncovered", || east.import("greeter").is_none()).await;
-    assert_eq!(export_condition(&west, "Ready"), Some((ConditionStatus::False, Reason::NotCovered)));
+    assert_eq!(
+        export_condition(&west, "Ready"),
+        Some((ConditionStatus::False, Reason::NotCovered))
+    );
 }
 
 #[tokio::test]
@@ -111,9 +151,15 @@ async fn failing_endpoints_flow_into_the_catalog() {
         })
     };
     west.tell(health(false)).await;
-    until("one less", || east.import("greeter").is_some_and(|i| i.backends[0].ready == 1)).await;
+    until("one less", || {
+        east.import("greeter").is_some_and(|i| i.backends[0].ready == 1)
+    })
+    .await;
     west.tell(health(true)).await;
-    until("both again", || east.import("greeter").is_some_and(|i| i.backends[0].ready == 2)).await;
+    until("both again", || {
+        east.import("greeter").is_some_and(|i| i.backends[0].ready == 2)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -123,14 +169,20 @@ async fn a_broken_file_withdraws_nothing_and_says_so() {
     let good = west.read("svc-greeter.yaml");
     west.write("svc-greeter.yaml", "kind: Service\n  broken: [");
     until("west says so", || {
-        west.view().conditions.iter().any(|c| c.kind == "ConfigValid" && c.reason == Reason::ConfigInvalid)
+        west.view()
+            .conditions
+            .iter()
+            .any(|c| c.kind == "ConfigValid" && c.reason == Reason::ConfigInvalid)
     })
     .await;
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert!(east.import("greeter").is_some());
     west.write("svc-greeter.yaml", &good.replace("10.1.0.6", "10.1.0.7"));
     until("good again", || {
-        west.view().conditions.iter().all(|c| c.kind != "ConfigValid" || c.status == ConditionStatus::True)
+        west.view()
+            .conditions
+            .iter()
+            .all(|c| c.kind != "ConfigValid" || c.status == ConditionStatus::True)
     })
     .await;
 }
@@ -152,7 +204,10 @@ async fn a_restart_with_the_peer_away_serves_what_was_said_last() {
     drop(prepared);
     east.start();
     west.start();
-    until("current again", || east.import("greeter").is_some_and(|i| !i.backends[0].stale)).await;
+    until("current again", || {
+        east.import("greeter").is_some_and(|i| !i.backends[0].stale)
+    })
+    .await;
     assert_eq!(vip(&east), ip);
     assert!(east.snapshot().epoch.0 >= 3, "each start has an epoch of its own");
 }
@@ -197,10 +252,16 @@ async fn drain_edits_the_manifest_and_reaches_the_gateway() {
     let mode = |node: &Node| node.snapshot().peers.values().next().unwrap().mode;
     east.handle().drain("west", false).await.unwrap();
     assert!(east.read("west.yaml").contains("mode: Drain"));
-    until("draining", || mode(&east) == strait_federation_api::snapshot::PeerMode::Drain).await;
+    until("draining", || {
+        mode(&east) == strait_federation_api::snapshot::PeerMode::Drain
+    })
+    .await;
     assert!(east.import("greeter").is_some(), "names stay");
     east.handle().drain("west", true).await.unwrap();
-    until("active", || mode(&east) == strait_federation_api::snapshot::PeerMode::Active).await;
+    until("active", || {
+        mode(&east) == strait_federation_api::snapshot::PeerMode::Active
+    })
+    .await;
     assert!(east.handle().drain("nobody", false).await.is_err());
 }
 

@@ -33,16 +33,31 @@ async fn a_join_completes_and_the_secret_is_gone_on_both_sides() {
     let invited = east.handle().invite("west", None).await.unwrap();
     let token = invited.token.to_string();
     assert_eq!(invited.invite.state, Reason::InviteOpen);
-    assert!(east.read("west.yaml").contains("invite"), "the manifest says what was asked for");
+    assert!(
+        east.read("west.yaml").contains("invite"),
+        "the manifest says what was asked for"
+    );
     west.handle().join(invited.token, Some("east")).await.unwrap();
     both_trust(&east, &west).await;
-    until("the invite is done", || east.view().invites.iter().all(|i| i.state == Reason::Trusted)).await;
-    assert!(files_with(&east.state_dir(), &token).is_empty(), "the inviter kept the token");
-    until("the joiner erased the token", || files_with(&west.state_dir(), &token).is_empty()).await;
+    until("the invite is done", || {
+        east.view().invites.iter().all(|i| i.state == Reason::Trusted)
+    })
+    .await;
+    assert!(
+        files_with(&east.state_dir(), &token).is_empty(),
+        "the inviter kept the token"
+    );
+    until("the joiner erased the token", || {
+        files_with(&west.state_dir(), &token).is_empty()
+    })
+    .await;
     assert!(west.read("east.yaml").contains("join"));
     assert!(east.store().view().peer(&west.domain()).is_some());
     assert!(west.store().view().peer(&east.domain()).is_some());
-    until("control is up", || east.is("west", "Connected", Reason::Connected)).await;
+    until("control is up", || {
+        east.is("west", "Connected", Reason::Connected)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -50,7 +65,10 @@ async fn asking_again_shows_the_same_open_invite() {
     let world = World::default();
     let (east, _west) = pair(&world);
     let first = east.handle().invite("west", None).await.unwrap();
-    until("the manifest was read", || east.federation("west", "Trusted").is_some()).await;
+    until("the manifest was read", || {
+        east.federation("west", "Trusted").is_some()
+    })
+    .await;
     let second = east.handle().invite("west", None).await.unwrap();
     assert_eq!(*first.token, *second.token);
     let third = east.handle().invite("west", Some(60)).await.unwrap();
@@ -70,7 +88,10 @@ async fn the_token_of_one_cluster_is_refused_to_another() {
     until("west is bound", || west.trusts("east")).await;
     assert_eq!(east.view().invites[0].state, Reason::JoinPending);
     north.handle().join(token.clone(), Some("east")).await.unwrap();
-    until("north is refused", || north.is("east", "Trusted", Reason::InviteBoundToOther)).await;
+    until("north is refused", || {
+        north.is("east", "Trusted", Reason::InviteBoundToOther)
+    })
+    .await;
     assert!(east.store().view().peer(&north.domain()).is_none());
     world.allow_control(true);
     both_trust(&east, &west).await;
@@ -79,9 +100,12 @@ async fn the_token_of_one_cluster_is_refused_to_another() {
     south.start();
     south.handle().join(token, Some("east")).await.unwrap();
     until("south is not let in", || {
-        south.federation("east", "Trusted").is_some_and(|(status, reason, _)| {
-            status == ConditionStatus::False && matches!(reason, Reason::AlpnRefused | Reason::InviteSpent)
-        })
+        south
+            .federation("east", "Trusted")
+            .is_some_and(|(status, reason, _)| {
+                status == ConditionStatus::False
+                    && matches!(reason, Reason::AlpnRefused | Reason::InviteSpent)
+            })
     })
     .await;
     assert!(east.store().view().peer(&south.domain()).is_none());
@@ -96,7 +120,12 @@ async fn a_lost_reply_is_retried_with_the_same_key() {
         let (east, west) = pair(&world);
         world.cut_next_join_after(cut);
         join(&east, &west).await;
-        let done = || east.view().invites.iter().all(|invite| invite.state == Reason::Trusted);
+        let done = || {
+            east.view()
+                .invites
+                .iter()
+                .all(|invite| invite.state == Reason::Trusted)
+        };
         until("the invite is done", done).await;
         cuts += world.join_sessions() - 1;
     }
@@ -123,9 +152,15 @@ async fn our_own_token_and_a_torn_one_are_refused_at_once() {
     let (east, west) = pair(&world);
     let token = east.handle().invite("west", None).await.unwrap().token;
     let own = east.handle().join(token.clone(), Some("me")).await.unwrap_err();
-    assert!(matches!(own.reason(), Reason::SelfJoin | Reason::ClusterIdTaken), "{own}");
+    assert!(
+        matches!(own.reason(), Reason::SelfJoin | Reason::ClusterIdTaken),
+        "{own}"
+    );
     let torn = Zeroizing::new(token[..token.len() - 5].to_string());
-    assert_eq!(west.handle().join(torn, Some("east")).await.unwrap_err().reason(), Reason::TokenInvalid);
+    assert_eq!(
+        west.handle().join(torn, Some("east")).await.unwrap_err().reason(),
+        Reason::TokenInvalid
+    );
     assert!(west.view().federations.is_empty(), "nothing was written for it");
 }
 
@@ -157,8 +192,14 @@ async fn a_federation_that_is_removed_ends_its_trust_at_once() {
     east.remove("west.yaml");
     until("trust ended", || east.store().view().peer(&domain).is_none()).await;
     assert!(east.store().generation() > generation);
-    until("the records are gone", || files_with(&east.state_dir(), domain.as_str()).is_empty()).await;
-    until("the view is empty", || east.view().federations.is_empty() && east.snapshot().peers.is_empty()).await;
+    until("the records are gone", || {
+        files_with(&east.state_dir(), domain.as_str()).is_empty()
+    })
+    .await;
+    until("the view is empty", || {
+        east.view().federations.is_empty() && east.snapshot().peers.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -174,7 +215,10 @@ async fn a_join_written_as_manifests_only_works_the_same() {
     both_trust(&east, &west).await;
     west.remove("east.token");
     west.edit("peer.yaml", "spec: {", "spec: {imports: [{}], ");
-    until("the change is seen", || west.view().federations.len() == 1 && west.trusts("east")).await;
+    until("the change is seen", || {
+        west.view().federations.len() == 1 && west.trusts("east")
+    })
+    .await;
 }
 
 /// Kills one side before the `n`th step of its disk while a join is under way, starts it again, and expects the join to end well,
@@ -183,7 +227,10 @@ async fn killed_at(n: usize, inviter_dies: bool) -> bool {
     let world = World::default();
     let (mut east, mut west) = pair(&world);
     let token = east.handle().invite("west", None).await.unwrap().token;
-    until("the invite's manifest was read", || east.federation("west", "Trusted").is_some()).await;
+    until("the invite's manifest was read", || {
+        east.federation("west", "Trusted").is_some()
+    })
+    .await;
     let victim = if inviter_dies { &mut east } else { &mut west };
     victim.disk.arm(n);
     let told = west.handle().join(token.clone(), Some("east")).await;

@@ -24,14 +24,20 @@ async fn a_planned_rotation_waits_for_acks_and_ends_with_one_root() {
         view.rotation.current != first.current
     })
     .await;
-    until("the old one is retired", || east.view().rotation.phase == "Stable").await;
+    until("the old one is retired", || {
+        east.view().rotation.phase == "Stable"
+    })
+    .await;
     let domain = east.domain();
     until("west holds the new root alone", || {
         let held = west.store().view().peer(&domain).map(|p| p.bundle().clone());
         held.is_some_and(|b| b.roots().len() == 1 && b.removed().len() == 1 && b.sequence() == 3)
     })
     .await;
-    assert!(east.handle().rotate_root(RotateAction::Force).await.is_err(), "nothing runs");
+    assert!(
+        east.handle().rotate_root(RotateAction::Force).await.is_err(),
+        "nothing runs"
+    );
 }
 
 #[tokio::test]
@@ -47,11 +53,17 @@ async fn a_peer_that_is_away_lags_until_it_is_forced() {
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let view = east.handle().rotate_root(RotateAction::Status).await.unwrap();
     assert_eq!((view.phase.as_str(), view.lagging), ("Published", vec![domain]));
-    until("the Federation says so", || east.is("west", "Trusted", Reason::PeerLagging)).await;
+    until("the Federation says so", || {
+        east.is("west", "Trusted", Reason::PeerLagging)
+    })
+    .await;
     let forced = east.handle().rotate_root(RotateAction::Force).await.unwrap();
     assert_eq!(forced.phase, "Issuing");
     west.start();
-    until("the rotation ends when it is back", || east.view().rotation.phase == "Stable").await;
+    until("the rotation ends when it is back", || {
+        east.view().rotation.phase == "Stable"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -62,10 +74,22 @@ async fn an_emergency_removal_cuts_at_once() {
     west.start();
     join(&east, &west).await;
     let before = east.handle().rotate_root(RotateAction::Status).await.unwrap();
-    let after = east.handle().rotate_root(RotateAction::Remove(before.current[..12].into())).await.unwrap();
+    let after = east
+        .handle()
+        .rotate_root(RotateAction::Remove(before.current[..12].into()))
+        .await
+        .unwrap();
     assert_ne!(after.current, before.current);
-    assert!(east.handle().rotate_root(RotateAction::Remove("ffff".into())).await.is_err());
-    until("west refuses what it cannot verify", || !west.is("east", "Trusted", Reason::Pending)).await;
+    assert!(
+        east.handle()
+            .rotate_root(RotateAction::Remove("ffff".into()))
+            .await
+            .is_err()
+    );
+    until("west refuses what it cannot verify", || {
+        !west.is("east", "Trusted", Reason::Pending)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -75,5 +99,8 @@ async fn leaves_are_renewed_at_half_their_life() {
     east.timing().leaf_ttl = Duration::from_secs(4);
     east.start();
     let first = east.store().identity().unwrap().renew_at();
-    until("renewed twice", || east.store().identity().unwrap().renew_at().as_secs() >= first.as_secs() + 3).await;
+    until("renewed twice", || {
+        east.store().identity().unwrap().renew_at().as_secs() >= first.as_secs() + 3
+    })
+    .await;
 }

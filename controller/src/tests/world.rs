@@ -70,7 +70,10 @@ impl Mortal {
 
     fn step(&self) {
         self.steps.fetch_add(1, Ordering::SeqCst);
-        assert!(self.left.fetch_sub(1, Ordering::SeqCst) > 0, "killed before a step of the disk");
+        assert!(
+            self.left.fetch_sub(1, Ordering::SeqCst) > 0,
+            "killed before a step of the disk"
+        );
     }
 }
 
@@ -141,11 +144,13 @@ struct Reachable {
 #[derive(Clone, Default)]
 pub(super) struct World(Arc<Inner>);
 
+type Pair = (TrustDomain, TrustDomain);
+
 #[derive(Default)]
 struct Inner {
     reachable: Mutex<BTreeMap<u16, Reachable>>,
     /// Control connections by (lower, higher) trust domain.
-    links: Mutex<BTreeMap<(TrustDomain, TrustDomain), Vec<JoinHandle<()>>>>,
+    links: Mutex<BTreeMap<Pair, Vec<JoinHandle<()>>>>,
     /// No control connection comes up.
     no_control: AtomicBool,
     /// The next join session is cut after so many bytes from the inviter.
@@ -205,7 +210,10 @@ impl World {
             reason,
             detail: format!("{reason}"),
         };
-        let target = addresses.iter().find_map(|a| self.at(a)).ok_or_else(|| failed(Reason::Unreachable))?;
+        let target = addresses
+            .iter()
+            .find_map(|a| self.at(a))
+            .ok_or_else(|| failed(Reason::Unreachable))?;
         if !target.invite_open.load(Ordering::SeqCst) {
             return Err(failed(Reason::AlpnRefused));
         }
@@ -225,7 +233,11 @@ impl World {
             io: Box::new(io),
         };
         let event = GatewayEvent::Join(stream(Role::Acceptor, far));
-        target.events.send(event).await.map_err(|_| failed(Reason::Unreachable))?;
+        target
+            .events
+            .send(event)
+            .await
+            .map_err(|_| failed(Reason::Unreachable))?;
         Ok(stream(Role::Dialler, near))
     }
 
@@ -409,11 +421,16 @@ impl Node {
     /// Starts its process.
     pub(super) fn start(&mut self) {
         self.stopped_at_step(usize::try_from(i64::MAX).unwrap());
-        let prepared = self.prepare().unwrap_or_else(|e| panic!("{} does not start: {e}", self.name));
+        let prepared = self
+            .prepare()
+            .unwrap_or_else(|e| panic!("{} does not start: {e}", self.name));
         let (events, told) = mpsc::channel(64);
         let (requests, asked) = mpsc::channel(16);
         let (_status, status) = watch::channel(Arc::new(GatewayStatus::default()));
-        let (cluster, instance) = (prepared.cluster().id.clone(), prepared.instance().instance.clone());
+        let (cluster, instance) = (
+            prepared.cluster().id.clone(),
+            prepared.instance().instance.clone(),
+        );
         let (store, invite_open) = (prepared.trust(), prepared.invite_open());
         let snapshots = prepared.snapshot();
         let link = GatewayLink {
@@ -459,7 +476,9 @@ impl Node {
     pub(super) async fn bury(&mut self) {
         let domain = self.domain();
         let mut live = self.live.take().unwrap();
-        tokio::time::timeout(PATIENCE, live.running.ended()).await.unwrap();
+        tokio::time::timeout(PATIENCE, live.running.ended())
+            .await
+            .unwrap();
         self.world.0.reachable.lock().remove(&self.port);
         live.gateway.abort();
         self.world.cut_links_of(&domain);
@@ -488,7 +507,10 @@ impl Node {
     }
 
     pub(super) fn import(&self, name: &str) -> Option<Arc<Import>> {
-        self.snapshot().imports.get(&ServiceKey::parse("demo", name).unwrap()).cloned()
+        self.snapshot()
+            .imports
+            .get(&ServiceKey::parse("demo", name).unwrap())
+            .cloned()
     }
 
     /// (status, reason, message) of a condition of a Federation.
@@ -500,7 +522,8 @@ impl Node {
     }
 
     pub(super) fn is(&self, federation: &str, kind: &str, reason: Reason) -> bool {
-        self.federation(federation, kind).is_some_and(|(_, found, _)| found == reason)
+        self.federation(federation, kind)
+            .is_some_and(|(_, found, _)| found == reason)
     }
 
     pub(super) fn trusts(&self, federation: &str) -> bool {
@@ -524,10 +547,17 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
 /// Joins `joiner` to `inviter`, each naming the Federation after the other.
 pub(super) async fn join(inviter: &Node, joiner: &Node) {
     let invited = inviter.handle().invite(joiner.name, None).await.unwrap();
-    joiner.handle().join(invited.token, Some(inviter.name)).await.unwrap();
+    joiner
+        .handle()
+        .join(invited.token, Some(inviter.name))
+        .await
+        .unwrap();
     both_trust(inviter, joiner).await;
 }
 
 pub(super) async fn both_trust(a: &Node, b: &Node) {
-    until("both sides trust each other", || a.trusts(b.name) && b.trusts(a.name)).await;
+    until("both sides trust each other", || {
+        a.trusts(b.name) && b.trusts(a.name)
+    })
+    .await;
 }

@@ -121,7 +121,11 @@ impl Authority {
     pub(crate) fn seal(&mut self) -> Result<(), TrustError> {
         let sequence = self.ca.rotation().sequence();
         let chain = self.ca.signing_chain()?;
-        if self.sealed.as_ref().is_some_and(|sealed| sealed.update.sequence == sequence && sealed.chain == chain) {
+        if self
+            .sealed
+            .as_ref()
+            .is_some_and(|sealed| sealed.update.sequence == sequence && sealed.chain == chain)
+        {
             return Ok(());
         }
         let envelope = envelope::seal(&self.ca)?.into();

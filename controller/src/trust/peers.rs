@@ -9,7 +9,9 @@ use std::{
 
 use rustls_pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
-use strait_federation_api::{ClusterId, Reason, TrustDomain, resources::FederationName, snapshot::GatewayAddress};
+use strait_federation_api::{
+    ClusterId, Reason, TrustDomain, resources::FederationName, snapshot::GatewayAddress,
+};
 use strait_trust_bridge::{
     InviteId, PeerTrust,
     envelope::{self, BundleUpdate},
@@ -127,12 +129,11 @@ impl Peers {
             .filter(|old| old != record.peer.trust_domain());
         let same_trust = before.is_some_and(|old| old.peer == record.peer);
         if !same_trust {
-            let peer = record.peer.clone();
             authority.store().update(|view| {
                 if let Some(old) = &replaced {
                     view.remove(old);
                 }
-                view.insert(peer.clone())
+                view.insert(record.peer.clone())
             })?;
             authority.announce();
         }
@@ -185,7 +186,12 @@ impl Peers {
     ///
     /// # Errors
     /// [`Reason::TrustPinned`], or as [`envelope::open`].
-    pub(crate) fn check_pinned(&self, cluster: &ClusterId, bytes: &[u8], now: UnixTime) -> Result<u64, ControllerError> {
+    pub(crate) fn check_pinned(
+        &self,
+        cluster: &ClusterId,
+        bytes: &[u8],
+        now: UnixTime,
+    ) -> Result<u64, ControllerError> {
         let held = self.held(cluster)?;
         match envelope::open(bytes, &held.peer, now)? {
             BundleUpdate::Unchanged { sequence } => Ok(sequence),
@@ -203,7 +209,10 @@ impl Peers {
 
     fn held(&self, cluster: &ClusterId) -> Result<&TrustRecord, ControllerError> {
         self.held.get(cluster).ok_or_else(|| {
-            ControllerError::refused(Reason::UnknownTrustDomain, format!("no trust is held in '{cluster}'"))
+            ControllerError::refused(
+                Reason::UnknownTrustDomain,
+                format!("no trust is held in '{cluster}'"),
+            )
         })
     }
 }
