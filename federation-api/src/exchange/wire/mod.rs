@@ -20,6 +20,7 @@ pub use join::{JoinReply, JoinRequest, Joined, PROOF_LEN, decode_reply, encode_r
     clippy::pedantic,
     clippy::use_self,
     clippy::or_fun_call,
+    clippy::large_enum_variant,
     reason = "generated code"
 )]
 pub mod exchange_v1 {
@@ -34,6 +35,7 @@ pub mod exchange_v1 {
     clippy::pedantic,
     clippy::use_self,
     clippy::or_fun_call,
+    clippy::large_enum_variant,
     reason = "generated code"
 )]
 pub mod join_v1 {
