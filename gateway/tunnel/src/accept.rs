@@ -27,13 +27,13 @@ use crate::{
     control, data,
     dial::{presented, proven},
     failure::{self, RefusalSlot},
+    isolate::isolated,
     join,
     limit::Gate,
     runtime::with_health,
     shared::{Shared, Stage},
     transport,
     tunnel::{StreamAcceptor, canonical},
-    worker::isolated,
 };
 
 /// One handshake, seen from here: what a dialler allows itself, and a margin.

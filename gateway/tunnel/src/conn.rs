@@ -22,9 +22,10 @@ use tokio::sync::watch;
 
 use crate::{
     codes::varint,
+    phase::Phase,
     plan::{ConnSeen, ConnState},
     runtime::{Guarded, Health},
-    tunnel::{Phase, Tunnel, canonical},
+    tunnel::{Tunnel, canonical},
 };
 
 /// The proven other end of a handshake.

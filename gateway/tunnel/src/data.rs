@@ -199,6 +199,7 @@ async fn stay_alive(shared: &Shared, quic: &quinn::Connection, tunnel: &Tunnel) 
             rtt: stats.path.rtt,
         };
         stream_frames = frames;
+        tunnel.set_rtt(stats.path.rtt);
         let step = live.tick(now, sight);
         if step.ping {
             shared.counters.pings.add(1);

@@ -28,8 +28,10 @@ use tokio::{
 
 use crate::{
     conn::Proven,
+    endpoint::Port,
     failure::{self, RefusalSlot},
     runtime::{Health, with_health},
+    shared::Shared,
     transport,
 };
 
@@ -72,12 +74,20 @@ pub(crate) struct Dialled {
 /// What an attempt needs.
 #[derive(Clone)]
 pub(crate) struct Dialler {
-    pub(crate) endpoint: quinn::Endpoint,
-    pub(crate) trust: Arc<TrustStore>,
-    pub(crate) allow_loopback: bool,
+    endpoint: quinn::Endpoint,
+    trust: Arc<TrustStore>,
+    allow_loopback: bool,
 }
 
 impl Dialler {
+    pub(crate) fn new(shared: &Shared, port: &Port) -> Self {
+        Self {
+            endpoint: port.endpoint.clone(),
+            trust: Arc::clone(&shared.links.trust),
+            allow_loopback: shared.config.allow_loopback,
+        }
+    }
+
     /// Tries the addresses in order, starting with number `first`, each a little after the one before; the first that answers wins.
     ///
     /// # Errors

@@ -5,10 +5,11 @@
 //! and join streams. Run by strait-gateway, one [`TunnelWorker`] a data worker.
 //!
 //! Layers, from the wire up: `socket`, `batch`, `steer`, `udp` (one socket) - `runtime`, `endpoint` (one endpoint) - `accept`, `dial`
-//! (handshakes) - `conn`, `data`, `control`, `join` (connections) - `plan`, `worker` (one worker) - `shared`, `hub` (all of them).
+//! (handshakes) - `conn`, `data`, `control`, `join` (connections) - `plan`, `call`, `worker` (one worker) - `shared`, `hub` (all of them).
 
 mod accept;
 mod batch;
+mod call;
 mod cid;
 mod codes;
 mod config;
@@ -23,14 +24,17 @@ mod failure;
 mod heard;
 mod hello;
 mod hub;
+mod isolate;
 mod join;
 mod limit;
 mod liveness;
+mod phase;
 mod pipe;
 mod plan;
 mod registry;
 mod runtime;
 mod shared;
+mod slot;
 mod socket;
 mod steer;
 mod stream;
@@ -45,7 +49,8 @@ pub use config::{Links, TunnelConfig};
 pub use counters::{Counter, Counters};
 pub use error::{OpenError, StreamError, TunnelError};
 pub use hub::TunnelHub;
+pub use phase::Phase;
 pub use registry::Tunnels;
 pub use stream::{RecvHalf, SendHalf};
-pub use tunnel::{Phase, StreamAcceptor, Tunnel};
+pub use tunnel::{StreamAcceptor, Tunnel};
 pub use worker::TunnelWorker;

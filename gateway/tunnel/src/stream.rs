@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use strait_federation_api::Reason;
 
-use crate::{codes::varint, error::StreamError, runtime::Guarded, tunnel::StreamSlot};
+use crate::{codes::varint, error::StreamError, runtime::Guarded, slot::StreamSlot};
 
 /// What a half says that is dropped without a word: its task was cancelled or panicked.
 const DROPPED: Reason = Reason::PeerReset;

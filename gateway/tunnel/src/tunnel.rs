@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,7 +22,9 @@ use crate::{
     codes::varint,
     error::OpenError,
     heard::Heard,
+    phase::{Facts, Phase},
     runtime::{Guarded, Health},
+    slot::{StreamSlot, Waiting},
     stream::{RecvHalf, SendHalf},
 };
 
@@ -32,42 +34,6 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bound on a probe: a person waits for it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Life of a tunnel as its users see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Handshake done, the peer's hello is not here yet.
-    Opening,
-    /// Takes streams.
-    Usable,
-    /// One side is going away or a newer tunnel replaces it: running streams may end.
-    Draining,
-    /// Nothing was heard for too long.
-    Suspect,
-    /// Gone.
-    Closed,
-}
-
-/// Facts that together make the [`Phase`]; kept apart so that a suspect tunnel that is heard again goes back to where it was.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Facts {
-    pub(crate) hello: bool,
-    pub(crate) draining: bool,
-    pub(crate) suspect: bool,
-    pub(crate) closed: bool,
-}
-
-impl Facts {
-    const fn phase(self) -> Phase {
-        match self {
-            Self { closed: true, .. } => Phase::Closed,
-            Self { suspect: true, .. } => Phase::Suspect,
-            Self { draining: true, .. } => Phase::Draining,
-            Self { hello: false, .. } => Phase::Opening,
-            _ => Phase::Usable,
-        }
-    }
-}
 
 /// Who is told of streams that a peer opens. Called on the worker that owns the tunnel: must spawn and return.
 pub trait StreamAcceptor: Send + Sync + 'static {
@@ -87,10 +53,13 @@ pub struct Tunnel {
     first_remote: SocketAddr,
     facts: Mutex<Facts>,
     phase: watch::Sender<Phase>,
+    /// The phase again, for readers that must not take a lock.
+    phase_now: AtomicU8,
+    /// Smoothed round trip at the last look, microseconds.
+    rtt: AtomicU64,
     permits: Arc<Semaphore>,
     waiting: AtomicU32,
     in_flight: AtomicU32,
-    opened: AtomicU64,
     heard: Heard,
     /// Received packets at the last look, with the time of that look.
     seen: Mutex<(u64, Instant)>,
@@ -125,8 +94,10 @@ impl Tunnel {
         remote: SocketAddr,
     ) -> Arc<Self> {
         let now = Instant::now();
+        let rtt = conn.get().map_or(Duration::ZERO, quinn::Connection::rtt);
         Arc::new(Self {
             first_remote: remote,
+            rtt: AtomicU64::new(micros(rtt)),
             conn,
             id,
             worker,
@@ -135,10 +106,10 @@ impl Tunnel {
             born: now,
             facts: Mutex::default(),
             phase: watch::Sender::new(Phase::Opening),
+            phase_now: AtomicU8::new(Phase::Opening as u8),
             permits: Arc::new(Semaphore::new(0)),
             waiting: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
-            opened: AtomicU64::new(0),
             heard: Heard::new(now),
             seen: Mutex::new((0, now)),
             was_used: AtomicBool::new(false),
@@ -185,10 +156,14 @@ impl Tunnel {
         now.map_or(self.first_remote, canonical)
     }
 
-    /// Smoothed round trip.
+    /// Smoothed round trip, at most one ping interval old. Lock-free.
     #[must_use]
     pub fn rtt(&self) -> Duration {
-        self.conn.get().map_or(Duration::ZERO, quinn::Connection::rtt)
+        Duration::from_micros(self.rtt.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_rtt(&self, rtt: Duration) {
+        self.rtt.store(micros(rtt), Ordering::Relaxed);
     }
 
     /// Streams alive, opened by either side.
@@ -210,10 +185,10 @@ impl Tunnel {
         self.heard.silent_for(now)
     }
 
-    /// Where it is in its life.
+    /// Where it is in its life. Lock-free.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        Phase::from_number(self.phase_now.load(Ordering::Acquire))
     }
 
     /// Takes streams: hello done, not draining, not suspect, not closed.
@@ -308,6 +283,7 @@ impl Tunnel {
         let mut facts = self.facts.lock();
         change(&mut facts);
         let phase = facts.phase();
+        self.phase_now.store(phase as u8, Ordering::Release);
         self.phase
             .send_if_modified(|held| std::mem::replace(held, phase) != phase);
         if phase == Phase::Closed {
@@ -382,6 +358,16 @@ impl Tunnel {
         }
     }
 
+    pub(crate) fn stream_begins(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stream_ends(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
     /// Resolves when no stream is left.
     pub(crate) async fn streams_gone(&self) {
         loop {
@@ -402,54 +388,8 @@ impl Tunnel {
     }
 }
 
-/// Counts one open that waits, also when its future is dropped.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// One stream's place in its tunnel, given back when both halves are gone.
-#[derive(Debug)]
-pub(crate) struct StreamSlot {
-    tunnel: Arc<Tunnel>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl StreamSlot {
-    fn new(tunnel: Arc<Tunnel>, permit: Option<OwnedSemaphorePermit>) -> Arc<Self> {
-        tunnel.in_flight.fetch_add(1, Ordering::Relaxed);
-        tunnel.opened.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self {
-            tunnel,
-            _permit: permit,
-        })
-    }
-
-    pub(crate) fn guard<T>(&self, inner: T) -> Guarded<T> {
-        Guarded::new(inner, Arc::clone(self.tunnel.health()))
-    }
-
-    pub(crate) const fn tunnel(&self) -> &Arc<Tunnel> {
-        &self.tunnel
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        if self.tunnel.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.tunnel.idle.notify_waiters();
-        }
-    }
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An IPv4 peer on a dual-stack socket, shown as IPv4.

@@ -7,35 +7,30 @@ use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     net::UdpSocket,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use quinn::ServerConfig;
 use rustls_pki_types::UnixTime;
 use socket2::SockRef;
 use strait_federation_api::{
     ClusterId, Reason,
-    control::DialError,
-    observation::TunnelKind,
     snapshot::{Peer, PeerMode, Snapshot},
 };
-use strait_trust_bridge::tls::Alpn;
 use tokio::sync::mpsc;
 
 use crate::{
     accept::{Door, base_config},
-    conn::{Conn, Origin},
-    control,
-    counters::Counters,
-    data,
-    dial::{self, Dialler, JoinDial, Target},
+    call::{self, Call, Ended, EndedGuard},
+    codes::varint,
+    conn::Conn,
+    dial::{Dialler, JoinDial},
     endpoint::{Port, PortConfig},
     error::TunnelError,
-    join,
+    isolate::isolated,
     plan::{Action, PeerWant, Planner, Purpose},
+    runtime::Health,
     shared::{Shared, Stage},
     socket,
     steer::Steering,
@@ -48,16 +43,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
 /// Pause before an endpoint is built again: a driver that dies at once must not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
-
-/// Runs `task` so that its panic ends nothing else; the panic hook has printed it.
-pub(crate) fn isolated(counters: Arc<Counters>, task: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(async move {
-        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-            counters.task_panics.add(1);
-            tracing::error!(reason = "Internal", "a connection task panicked; others go on");
-        }
-    });
-}
 
 /// One data worker, bound and not yet running.
 pub struct TunnelWorker {
@@ -77,13 +62,6 @@ impl std::fmt::Debug for TunnelWorker {
             .field("index", &self.index)
             .finish_non_exhaustive()
     }
-}
-
-/// A dial that ended.
-struct Ended {
-    peer: ClusterId,
-    purpose: Purpose,
-    up: bool,
 }
 
 impl TunnelWorker {
@@ -366,14 +344,7 @@ impl Running {
             purpose,
             turn: if purpose == Purpose::Cover { self.turns } else { 0 },
         };
-        let guard = EndedGuard {
-            ended: self.ended.clone(),
-            value: Some(Ended {
-                peer: cluster.clone(),
-                purpose,
-                up: false,
-            }),
-        };
+        let guard = EndedGuard::new(self.ended.clone(), cluster.clone(), purpose);
         isolated(Arc::clone(&self.shared().counters), call.run(guard));
     }
 
@@ -383,36 +354,8 @@ impl Running {
     }
 
     fn dial_join(&self, join: JoinDial) {
-        let dialler = self.dialler(&self.client);
-        isolated(Arc::clone(&self.shared().counters), async move {
-            let JoinDial {
-                addresses,
-                pin,
-                timeout,
-                reply,
-            } = join;
-            let dialling = dial_join(dialler, addresses, pin);
-            match tokio::time::timeout(timeout, dialling).await {
-                Ok(Ok((stream, keep))) => {
-                    // Whoever asked may have given up: the stream is dropped, and `keep` ends.
-                    let _ = reply.send(Ok(stream));
-                    keep.await;
-                }
-                Ok(Err(error)) => drop(reply.send(Err(error))),
-                Err(_) => drop(reply.send(Err(DialError {
-                    reason: Reason::DeadlineExceeded,
-                    detail: "no address answered in the time allowed".into(),
-                }))),
-            }
-        });
-    }
-
-    fn dialler(&self, port: &Port) -> Dialler {
-        Dialler {
-            endpoint: port.endpoint.clone(),
-            trust: Arc::clone(&self.shared().links.trust),
-            allow_loopback: self.shared().config.allow_loopback,
-        }
+        let dialler = Dialler::new(self.shared(), &self.client);
+        isolated(Arc::clone(&self.shared().counters), call::join(dialler, join));
     }
 
     async fn close(self) {
@@ -421,7 +364,7 @@ impl Running {
         }
         for port in self.server.iter().chain([&self.client]) {
             if !port.ended.is_broken() {
-                port.endpoint.close(crate::codes::varint(Reason::Draining), b"");
+                port.endpoint.close(varint(Reason::Draining), b"");
                 let _ = tokio::time::timeout(CLOSE_LINGER, port.endpoint.wait_idle()).await;
             }
         }
@@ -436,178 +379,9 @@ fn share(name: &str, workers: u32) -> u32 {
     u32::try_from(hasher.finish() % u64::from(workers.max(1))).unwrap_or(0)
 }
 
-async fn broken(health: Option<Arc<crate::runtime::Health>>) {
+async fn broken(health: Option<Arc<Health>>) {
     match health {
         Some(health) => health.broken().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn dial_join(
-    dialler: Dialler,
-    addresses: Vec<strait_federation_api::snapshot::GatewayAddress>,
-    pin: strait_trust_bridge::RootPin,
-) -> Result<
-    (
-        strait_federation_api::control::JoinStream,
-        impl Future<Output = ()> + Send,
-    ),
-    DialError,
-> {
-    let dialled = dialler.dial(&addresses, 0, &Target::Join(pin)).await?;
-    let remote = dialled.remote;
-    join::dialled(dialled.quic, remote)
-        .await
-        .map_err(|reason| DialError {
-            reason,
-            detail: format!("{remote}: {}", reason.meaning()),
-        })
-}
-
-/// Tells the planner of a dial's end, also when its task panics.
-struct EndedGuard {
-    ended: mpsc::UnboundedSender<Ended>,
-    value: Option<Ended>,
-}
-
-impl EndedGuard {
-    fn up(&mut self) {
-        if let Some(value) = &mut self.value {
-            value.up = true;
-        }
-    }
-}
-
-impl Drop for EndedGuard {
-    fn drop(&mut self) {
-        if let Some(value) = self.value.take() {
-            // Fails only when the worker has ended.
-            let _ = self.ended.send(value);
-        }
-    }
-}
-
-/// One dial to a peer and, when it succeeds, the life of the connection.
-struct Call {
-    shared: Arc<Shared>,
-    acceptor: Arc<dyn StreamAcceptor>,
-    worker: u32,
-    port: Port,
-    peer: Arc<Peer>,
-    purpose: Purpose,
-    turn: usize,
-}
-
-impl Call {
-    async fn run(self, guard: EndedGuard) {
-        let fresh = (self.purpose == Purpose::Cover).then(|| Arc::clone(&self.port.socket));
-        let shared = Arc::clone(&self.shared);
-        match self.connect().await {
-            Ok(conn) => self.serve(conn, guard).await,
-            Err(error) => {
-                self.failed(&error);
-                drop(guard);
-            }
-        }
-        if let Some(socket) = fresh {
-            shared.remove_socket(&socket);
-        }
-    }
-
-    const fn kind(&self) -> TunnelKind {
-        match self.purpose {
-            Purpose::Control => TunnelKind::Control,
-            Purpose::Warm | Purpose::Load | Purpose::Cover => TunnelKind::Data,
-        }
-    }
-
-    async fn connect(&self) -> Result<Arc<Conn>, DialError> {
-        let domain = &self.peer.trust_domain;
-        let dialler = Dialler {
-            endpoint: self.port.endpoint.clone(),
-            trust: Arc::clone(&self.shared.links.trust),
-            allow_loopback: self.shared.config.allow_loopback,
-        };
-        let identity = self.shared.links.trust.identity();
-        let alpn = match self.kind() {
-            TunnelKind::Control => Alpn::Control,
-            TunnelKind::Data => Alpn::Data,
-        };
-        let target = Target::Peer {
-            domain: domain.clone(),
-            alpn,
-        };
-        let dialled = dialler.dial(&self.peer.addresses, self.turn, &target).await?;
-        let remote = dialled.remote;
-        let refused = |reason: Reason| {
-            dialled
-                .quic
-                .close(crate::codes::varint(reason), reason.name().as_bytes());
-            DialError {
-                reason,
-                detail: format!("{remote}: {}", reason.meaning()),
-            }
-        };
-        let proven = dial::prove_server(&dialled.quic, &self.shared.links.trust, domain).map_err(refused)?;
-        if self.purpose == Purpose::Cover && self.is_covered(&proven.peer.instance) {
-            return Err(refused(Reason::Superseded));
-        }
-        let origin = Origin {
-            quic: dialled.quic.clone(),
-            health: Arc::clone(&dialled.health),
-            worker: self.worker,
-            dialled: true,
-            identity,
-        };
-        self.shared.admit(self.kind(), proven, origin).map_err(refused)
-    }
-
-    /// A redial reached an instance that has a tunnel already.
-    fn is_covered(&self, instance: &strait_federation_api::InstanceId) -> bool {
-        let tunnels = self.shared.directory.to_peer(&self.peer.cluster);
-        tunnels
-            .iter()
-            .any(|tunnel| tunnel.is_usable() && tunnel.peer().instance == *instance)
-    }
-
-    async fn serve(self, conn: Arc<Conn>, mut guard: EndedGuard) {
-        let (shared, cluster) = (Arc::clone(&self.shared), self.peer.cluster.clone());
-        let remote = conn.remote;
-        let ready = move |result: Result<(), Reason>| {
-            match result {
-                Ok(()) => {
-                    guard.up();
-                    shared.counters.dialled.add(1);
-                    shared.dial_ended(&cluster, None);
-                }
-                // A race that the other side's connection has won is a link that is up.
-                Err(Reason::Superseded) => {}
-                Err(reason) => {
-                    shared.counters.dial_failures.add(1);
-                    shared.dial_ended(
-                        &cluster,
-                        Some((reason, format!("{remote}: {}", reason.meaning()))),
-                    );
-                }
-            }
-            drop(guard);
-        };
-        match conn.kind {
-            TunnelKind::Control => control::serve(self.shared, conn, ready).await,
-            TunnelKind::Data => data::serve(self.shared, conn, self.acceptor, ready).await,
-        }
-    }
-
-    fn failed(&self, error: &DialError) {
-        if self.purpose == Purpose::Cover && error.reason == Reason::Superseded {
-            return;
-        }
-        self.shared.counters.dial_failures.add(1);
-        tracing::debug!(
-            peer = %self.peer.cluster, purpose = ?self.purpose, reason = error.reason.name(), detail = error.detail,
-            "dial failed"
-        );
-        self.shared
-            .dial_ended(&self.peer.cluster, Some((error.reason, error.detail.clone())));
     }
 }
