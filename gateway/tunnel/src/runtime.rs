@@ -1,8 +1,12 @@
 //! The runtime quinn sees: its drivers, wrapped.
 //!
 //! Owns three things around every driver that quinn spawns. Sends are gathered over a whole poll, and over repeated polls while a
-//! connection has more to send. A panic stays in its driver. And the end of an endpoint's driver is told, so that the worker can
-//! build a new one. Used by [`crate::endpoint`].
+//! connection has more to send. A panic in a connection's driver stays in that connection. And the end of an endpoint's driver is
+//! told, so that the worker can build a new one. Used by [`crate::endpoint`].
+//!
+//! What cannot be had with quinn 0.11: surviving a panic inside the *endpoint's* driver or while its lock is held. Its drop locks the
+//! mutex that the panic has just poisoned, and a panic during a panic aborts the process. A supervisor then starts it again, and
+//! the kept keys of [`crate::TunnelConfig`] let peers notice within a round trip.
 
 use std::{
     cell::RefCell,
@@ -46,7 +50,7 @@ impl Health {
         self.broken.load(Ordering::Acquire)
     }
 
-    fn break_(&self) {
+    pub(crate) fn break_(&self) {
         self.broken.store(true, Ordering::Release);
         self.notify.notify_waiters();
     }

@@ -24,6 +24,9 @@ use tokio::io::Interest;
 
 use crate::{batch::Batch, steer::Steering};
 
+/// Receive errors in a row after which a socket is given up, and built again, instead of being asked for ever.
+const MAX_FAILURES: u32 = 64;
+
 thread_local! {
     /// The batch of the driver that is polled on this thread, and its socket's id (0: none is polled).
     static GATHERING: RefCell<(u64, Batch)> = RefCell::default();
@@ -205,18 +208,26 @@ impl AsyncUdpSocket for WorkerSocket {
                 return Poll::Ready(Ok(count));
             }
         }
+        let mut failures = 0;
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
             let received = self.io.try_io(Interest::READABLE, || {
                 self.state.recv((&self.io).into(), buffers, metas)
             });
-            if let Ok(count) = received {
-                if let Some((me, steering)) = &self.steering {
-                    for (buffer, meta) in buffers.iter_mut().zip(&mut *metas).take(count) {
-                        steering.sort(*me, buffer, meta);
+            match received {
+                Ok(count) => {
+                    if let Some((me, steering)) = &self.steering {
+                        for (buffer, meta) in buffers.iter_mut().zip(&mut *metas).take(count) {
+                            steering.sort(*me, buffer, meta);
+                        }
                     }
+                    return Poll::Ready(Ok(count));
                 }
-                return Poll::Ready(Ok(count));
+                // Readiness is cleared: the next turn waits.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Single errors are another packet's (an ICMP answer) and mean nothing for QUIC.
+                Err(_) if failures < MAX_FAILURES => failures += 1,
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }

@@ -76,9 +76,17 @@ impl TunnelWorker {
     /// # Errors
     /// [`TunnelError`] when a socket or TLS cannot be used; failures of peers are never errors here.
     pub async fn run(self, acceptor: Arc<dyn StreamAcceptor>) -> Result<(), TunnelError> {
+        let (running, dials) = self.start(acceptor)?;
+        running.run(dials).await
+    }
+
+    fn start(
+        self,
+        acceptor: Arc<dyn StreamAcceptor>,
+    ) -> Result<(Running, mpsc::UnboundedReceiver<Ended>), TunnelError> {
         let base = base_config(&self.shared).map_err(|error| TunnelError::Tls(error.to_string()))?;
         let (ended, dials) = mpsc::unbounded_channel();
-        let running = Running {
+        let mut running = Running {
             client: self.open(&self.client, None)?,
             server: None,
             index: self.index,
@@ -90,7 +98,8 @@ impl TunnelWorker {
             snapshot: self.shared.snapshot(),
             worker: self,
         };
-        running.run(dials).await
+        running.listen()?;
+        Ok((running, dials))
     }
 
     /// Opens a port on a copy of `socket`, so that it can be opened again.
@@ -137,7 +146,6 @@ impl Running {
     }
 
     async fn run(mut self, mut dials: mpsc::UnboundedReceiver<Ended>) -> Result<(), TunnelError> {
-        self.listen()?;
         let shared = Arc::clone(self.shared());
         let mut snapshots = shared.links.snapshots.clone();
         let mut trust = shared.links.trust_changes.clone();
@@ -188,16 +196,14 @@ impl Running {
 
     /// The endpoint's driver is gone, and its connections with it: dialled ones are planned anew, accepted ones are dialled anew.
     async fn rebuild_server(&mut self) -> Result<(), TunnelError> {
-        // A poisoned endpoint panics when dropped.
-        std::mem::forget(self.server.take());
+        self.server = None;
         self.restarting().await;
         self.listen()
     }
 
     async fn rebuild_client(&mut self) -> Result<(), TunnelError> {
         self.restarting().await;
-        let fresh = self.worker.open(&self.worker.client, None)?;
-        std::mem::forget(std::mem::replace(&mut self.client, fresh));
+        self.client = self.worker.open(&self.worker.client, None)?;
         Ok(())
     }
 
@@ -385,3 +391,6 @@ async fn broken(health: Option<Arc<Health>>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
