@@ -4,6 +4,7 @@
 //! that record what became of every request. Never part of a shipped binary. Called by the tests of this crate and by `bench`.
 
 pub mod apps;
+pub mod bench;
 pub mod client;
 pub mod link;
 pub mod process;

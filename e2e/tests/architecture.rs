@@ -2,6 +2,8 @@
 //!
 //! Reads `cargo metadata` of this workspace (offline) and the sources; changes nothing.
 
+#![expect(clippy::expect_used, reason = "in a test a panic is the failure")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},

@@ -42,7 +42,7 @@ fn find() -> Result<PathBuf, String> {
 /// `target/debug` or `target/release`, of which this program (or `deps` below it) is a part.
 fn profile_dir() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let dir = own.parent().unwrap_or(Path::new("."));
+    let dir = own.parent().unwrap_or_else(|| Path::new("."));
     let dir = if dir.ends_with("deps") {
         dir.parent().unwrap_or(dir)
     } else {

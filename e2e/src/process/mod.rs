@@ -4,7 +4,7 @@
 //! leaves one behind: a panic drops, a kill -9 of the test closes the reaper's pipe. Used by tests and benches.
 
 mod binary;
-mod reaper;
+pub(crate) mod reaper;
 
 use std::{
     fmt, io,
