@@ -67,6 +67,7 @@ pub(crate) struct Conn {
     pub(crate) leave: watch::Sender<Option<Reason>>,
     /// Control: the stream was handed on.
     up: AtomicBool,
+    peer_renewed: AtomicBool,
 }
 
 impl Conn {
@@ -96,6 +97,7 @@ impl Conn {
             tunnel,
             leave: watch::Sender::new(None),
             up: AtomicBool::new(false),
+            peer_renewed: AtomicBool::new(false),
         })
     }
 
@@ -168,12 +170,31 @@ impl Conn {
         }
     }
 
-    /// We renewed our leaf since, or the peer must have.
-    fn is_stale(&self, trust: &TrustStore, now: UnixTime) -> bool {
-        let renewed = match (&self.identity, trust.identity()) {
+    /// It was made with a leaf of ours that was renewed since.
+    pub(crate) fn is_outdated(&self, trust: &TrustStore) -> bool {
+        match (&self.identity, trust.identity()) {
             (Some(then), Some(now)) => !Arc::ptr_eq(then, &now),
             _ => false,
-        };
+        }
+    }
+
+    /// Resolves when [`Conn::is_outdated`] becomes true.
+    pub(crate) async fn outdated(&self, trust: &TrustStore, mut changes: watch::Receiver<u64>) {
+        while !self.is_outdated(trust) {
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// The peer said that it has a new leaf.
+    pub(crate) fn peer_renewed(&self) {
+        self.peer_renewed.store(true, Ordering::Release);
+    }
+
+    /// One side renewed its leaf since, or the peer must have: the dialler replaces the connection.
+    fn is_stale(&self, trust: &TrustStore, now: UnixTime) -> bool {
+        let renewed = self.is_outdated(trust) || self.peer_renewed.load(Ordering::Acquire);
         let peer_expired = u64::try_from(self.proven.leaf_ends).is_ok_and(|ends| ends < now.as_secs());
         self.dialled && (renewed || peer_expired)
     }

@@ -95,6 +95,16 @@ async fn run(shared: &Shared, conn: &Conn, (pipe, holder): (Pipe, pipe::Holder))
         () = conn.health().broken() => Reason::Internal,
         error = quic.closed() => failure::reason(&error),
         () = held => Reason::Connected,
+        () = replaced(shared, conn) => Reason::Superseded,
         _ = stage.wait_for(|stage| *stage == Stage::Closed) => Reason::Draining,
     }
+}
+
+/// Resolves when our leaf was renewed on a connection that the peer dialled: it dials again, and the exchange resumes where it was.
+async fn replaced(shared: &Shared, conn: &Conn) {
+    if conn.dialled {
+        return std::future::pending().await;
+    }
+    let links = &shared.links;
+    conn.outdated(&links.trust, links.trust_changes.clone()).await;
 }

@@ -151,7 +151,7 @@ async fn run(shared: &Shared, conn: &Conn, acceptor: &dyn StreamAcceptor, stream
         reason = accept_streams(shared, quic, tunnel, acceptor, &leaving) => reason,
         reason = stay_alive(shared, quic, tunnel) => reason,
         reason = read_datagrams(quic, tunnel) => reason,
-        reason = listen(shared, recv, tunnel) => reason,
+        reason = listen(shared, conn, recv, tunnel) => reason,
         reason = leave(shared, conn, tunnel, send, &leaving) => reason,
     }
 }
@@ -261,7 +261,7 @@ pub(crate) fn probe(nonce: u64) -> Bytes {
 }
 
 /// Reads what follows the peer's hello. Its end is no event: a later version may finish it.
-async fn listen(shared: &Shared, mut recv: RecvStream, tunnel: &Tunnel) -> Reason {
+async fn listen(shared: &Shared, conn: &Conn, mut recv: RecvStream, tunnel: &Tunnel) -> Reason {
     loop {
         match read_frame(&mut recv).await {
             Ok(Some(Frame::Drain(reason))) => {
@@ -270,6 +270,10 @@ async fn listen(shared: &Shared, mut recv: RecvStream, tunnel: &Tunnel) -> Reaso
                     "the peer takes no new streams on this tunnel"
                 );
                 tunnel.change(|facts| facts.draining = true);
+                shared.changed(&tunnel.peer().cluster);
+            }
+            Ok(Some(Frame::Renew)) => {
+                conn.peer_renewed();
                 shared.changed(&tunnel.peer().cluster);
             }
             Ok(Some(Frame::Skipped)) => {}
@@ -288,7 +292,10 @@ async fn leave(
     mut send: SendStream,
     leaving: &AtomicBool,
 ) -> Reason {
-    let reason = told_to_leave(shared, conn).await;
+    let reason = tokio::select! {
+        reason = told_to_leave(shared, conn) => reason,
+        never = ask_to_renew(shared, conn, &mut send) => match never {},
+    };
     leaving.store(true, Ordering::Release);
     tunnel.change(|facts| facts.draining = true);
     shared.changed(&tunnel.peer().cluster);
@@ -310,6 +317,17 @@ async fn leave(
         () = sleep_until((conn.born + MAX_AGE).into()) => {}
     }
     reason
+}
+
+/// Only a dialler can replace a connection without a gap: the side that was dialled tells it when its leaf was renewed.
+async fn ask_to_renew(shared: &Shared, conn: &Conn, send: &mut SendStream) -> std::convert::Infallible {
+    if !conn.dialled {
+        let links = &shared.links;
+        conn.outdated(&links.trust, links.trust_changes.clone()).await;
+        // Fails with the connection, whose end is seen elsewhere.
+        let _ = send.write_all(&hello::encode_renew()).await;
+    }
+    std::future::pending().await
 }
 
 async fn told_to_leave(shared: &Shared, conn: &Conn) -> Reason {

@@ -1,4 +1,4 @@
-//! The first uni stream of a data connection: hello, later drain.
+//! The first uni stream of a data connection: hello, later renewal and drain.
 //!
 //! Owns the wire format and the choice of a protocol version. Pure: bytes in, frames out. Called by the connection task.
 //!
@@ -17,6 +17,7 @@ pub(crate) const HEADER_LEN: usize = 3;
 const CRITICAL: u8 = 0x80;
 const HELLO: u8 = 0x81;
 const DRAIN: u8 = 0x02;
+const RENEW: u8 = 0x03;
 
 /// What a gateway says of itself at the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) enum Frame {
     Hello(Hello),
     /// The sender takes no new streams, and why.
     Drain(Reason),
+    /// The sender, which was dialled, has a new leaf: the dialler shall open a new connection and then leave this one.
+    Renew,
     /// Not known and not critical.
     Skipped,
 }
@@ -57,6 +60,7 @@ pub(crate) fn decode(header: [u8; HEADER_LEN], body: &[u8]) -> Result<Frame, Rea
             let (code, _) = take_u16(body)?;
             Ok(Frame::Drain(Reason::from_code(code).unwrap_or(Reason::Draining)))
         }
+        RENEW => Ok(Frame::Renew),
         other if other & CRITICAL != 0 => Err(Reason::Unsupported),
         _ => Ok(Frame::Skipped),
     }
@@ -128,6 +132,11 @@ pub(crate) fn encode_drain(reason: Reason) -> Vec<u8> {
     frame(DRAIN, &reason.code().to_be_bytes())
 }
 
+/// A renewal frame. Not critical: an older dialler keeps its connection, which is no worse than before.
+pub(crate) fn encode_renew() -> Vec<u8> {
+    frame(RENEW, &[])
+}
+
 fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
     let mut frame = vec![kind];
@@ -163,6 +172,7 @@ mod tests {
             read(&encode_drain(Reason::Draining)),
             Ok(Frame::Drain(Reason::Draining))
         );
+        assert_eq!(read(&encode_renew()), Ok(Frame::Renew));
     }
 
     #[test]
@@ -175,7 +185,7 @@ mod tests {
 
     #[test]
     fn unknown_frames_and_extensions_follow_the_critical_bit() {
-        assert_eq!(read(&frame(0x03, b"later")), Ok(Frame::Skipped));
+        assert_eq!(read(&frame(0x04, b"later")), Ok(Frame::Skipped));
         assert_eq!(read(&frame(0x83, b"later")), Err(Reason::Unsupported));
         let extended = |kind: u8| {
             let plain = hello((1, 1)).encode();

@@ -305,6 +305,27 @@ async fn a_renewed_leaf_moves_to_a_new_tunnel_and_the_old_one_ends_with_its_last
 }
 
 #[tokio::test]
+async fn a_leaf_renewed_on_the_side_that_was_dialled_moves_to_a_new_tunnel_too() {
+    let (east, west) = pair(options(), options()).await;
+    let old = east.tunnel(&west.id()).await;
+    let (mut send, recv) = old.open().await.unwrap();
+    send.write_chunk(Bytes::from_static(b"x")).await.unwrap();
+    west.cluster.renew("gw-0", DEFAULT_LEAF_TTL, UnixTime::now());
+    west.trust_changed();
+    let new = eventually("a new tunnel", || {
+        let usable = east.usable(&west.id());
+        usable.into_iter().find(|tunnel| tunnel.id() != old.id())
+    })
+    .await;
+    phase(&old, Phase::Draining).await;
+    assert_eq!(round_trip(&new, b"new").await, b"new");
+    send.finish().unwrap();
+    drop((send, recv));
+    phase(&old, Phase::Closed).await;
+    assert!(new.is_usable());
+}
+
+#[tokio::test]
 async fn the_control_connection_of_the_lower_trust_domain_wins_and_carries_bytes() {
     let mut clusters = trusting(&["east", "west"]).into_iter();
     let mut east = Gateway::start(clusters.next().unwrap(), options());
