@@ -44,8 +44,8 @@ pub struct DnsConfig {
     pub upstreams: Vec<SocketAddr>,
 }
 
-/// Upstreams used, at most: with more, the last could not be reached within a client's patience.
-pub const UPSTREAMS_MAX: usize = 4;
+/// Upstreams, at most, as the manifest allows: with more, the last could not be reached within a client's patience.
+pub const UPSTREAMS_MAX: usize = 8;
 
 /// Why the shim did not start.
 #[derive(Debug, thiserror::Error)]
