@@ -13,8 +13,8 @@ use tracing_subscriber::{
 use crate::args::{AccessLog, LogArgs, LogFormat};
 use crate::exit::CliError;
 
-/// Target of access-log lines. The gateway logs failed streams at INFO and the others at DEBUG.
-const ACCESS_TARGET: &str = "strait_access";
+/// Target of access-log lines. Which streams get one is the gateway's setting; here they only pass or not.
+const ACCESS_TARGET: &str = "access";
 /// Longest directives accepted from the command socket, bytes: a few dozen targets.
 const DIRECTIVES_MAX: usize = 4_096;
 
@@ -74,11 +74,7 @@ fn filter(directives: &str, access: AccessLog) -> Result<EnvFilter, CliError> {
             CliError::config(format!("log directives are longer than {DIRECTIVES_MAX} bytes")).help(help),
         );
     }
-    let access = match access {
-        AccessLog::Failed => "info",
-        AccessLog::All => "debug",
-        AccessLog::Off => "off",
-    };
+    let access = if access == AccessLog::Off { "off" } else { "info" };
     EnvFilter::builder()
         .parse(format!("{directives},{ACCESS_TARGET}={access}"))
         .map_err(|e| CliError::config(format!("log directives {directives:?}: {e}")).help(help))
@@ -91,9 +87,9 @@ mod tests {
     #[test]
     fn the_access_log_has_its_own_switch() {
         let text = |access| filter("warn", access).unwrap().to_string();
-        assert!(text(AccessLog::Failed).contains("strait_access=info"));
-        assert!(text(AccessLog::All).contains("strait_access=debug"));
-        assert!(text(AccessLog::Off).contains("strait_access=off"));
+        assert!(text(AccessLog::Failed).contains("access=info"));
+        assert!(text(AccessLog::All).contains("access=info"));
+        assert!(text(AccessLog::Off).contains("access=off"));
     }
 
     #[test]
