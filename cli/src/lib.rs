@@ -5,6 +5,7 @@
 
 mod admin;
 mod args;
+mod client;
 mod commands;
 mod demo;
 mod exit;

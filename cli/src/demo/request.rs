@@ -1,26 +1,22 @@
-//! One request: SOCKS5 (RFC 1928) by name, then HTTP/1.1.
+//! One request: a connection by name through SOCKS5, then HTTP/1.1.
 //!
-//! Owns the client's side of both and what each way of failing is called. Called by the load.
+//! Owns what each way of failing is called. Called by the load.
 
-use std::{io, net::SocketAddr};
+use std::net::SocketAddr;
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
     greeter::{CLUSTER_HEADER, ID_HEADER},
     record::Outcome,
 };
+use crate::client::socks::{self, SocksError};
 
 /// Largest answer read, bytes: a greeting is one line.
 const ANSWER_MAX: usize = 4 << 10;
-/// SOCKS protocol version.
-const SOCKS5: u8 = 5;
 
 /// Where requests go.
 #[derive(Debug, Clone)]
@@ -35,62 +31,11 @@ pub(crate) struct Target {
 
 /// Sends one request and says how it ended.
 pub(crate) async fn request(target: &Target, id: u64) -> Outcome {
-    match connect(target).await {
+    match socks::connect(target.socks, &target.host, target.port).await {
         Ok(stream) => get(target, stream, id).await.unwrap_or_else(|outcome| outcome),
-        Err(outcome) => outcome,
+        Err(SocksError::Refused(code)) => Outcome::Refused(code),
+        Err(broken) => Outcome::Reset(broken.to_string()),
     }
-}
-
-/// Opens a connection through the proxy. Until its reply is in, not a byte of the request has left.
-async fn connect(target: &Target) -> Result<TcpStream, Outcome> {
-    let broken = |e: io::Error| Outcome::Reset(format!("at the proxy: {e}"));
-    let mut stream = TcpStream::connect(target.socks).await.map_err(broken)?;
-    stream.set_nodelay(true).map_err(broken)?;
-    stream.write_all(&[SOCKS5, 1, 0]).await.map_err(broken)?;
-    let mut choice = [0; 2];
-    stream.read_exact(&mut choice).await.map_err(broken)?;
-    if choice != [SOCKS5, 0] {
-        return Err(Outcome::Wrong(format!(
-            "the proxy asks for authentication {choice:?}"
-        )));
-    }
-    stream.write_all(&connect_message(target)).await.map_err(broken)?;
-    let code = reply(&mut stream).await.map_err(broken)?;
-    if code == 0 {
-        Ok(stream)
-    } else {
-        Err(Outcome::Refused(code))
-    }
-}
-
-/// RFC 1928 section 4 with a domain name; a longer name than 255 bytes cannot be a service's.
-fn connect_message(target: &Target) -> Vec<u8> {
-    let name = target.host.as_bytes();
-    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    let mut message = vec![SOCKS5, 1, 0, 3, length];
-    message.extend_from_slice(&name[..usize::from(length)]);
-    message.extend_from_slice(&target.port.to_be_bytes());
-    message
-}
-
-/// Reads a reply (RFC 1928 section 6) and gives its code.
-async fn reply(stream: &mut TcpStream) -> io::Result<u8> {
-    let mut head = [0; 4];
-    stream.read_exact(&mut head).await?;
-    let address = match head[3] {
-        1 => 4,
-        4 => 16,
-        3 => usize::from(stream.read_u8().await?),
-        other => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("address type {other}"),
-            ));
-        }
-    };
-    let mut rest = vec![0; address + 2];
-    stream.read_exact(&mut rest).await?;
-    Ok(head[1])
 }
 
 async fn get(target: &Target, stream: TcpStream, id: u64) -> Result<Outcome, Outcome> {
@@ -122,7 +67,10 @@ async fn get(target: &Target, stream: TcpStream, id: u64) -> Result<Outcome, Out
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub(crate) use client::{Client, LocalError};
-pub(crate) use protocol::{BundleReply, Failure, Reply, Request, RotateAction, StatusReply};
+pub(crate) use protocol::{BundleReply, Diagnosis, Failure, Reply, Request, RotateAction, StatusReply};
 pub(crate) use server::{Handler, Server};
 
 /// File name of the socket inside the state directory.

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use strait_federation_api::{
     Reason,
+    diagnose::Step,
     observation::GatewayStatus,
     view::{ControllerView, InviteView, RotationView},
 };
@@ -63,11 +64,6 @@ pub(crate) enum Request {
     },
     /// Our trust domain and bundle.
     Bundle,
-    /// What applying this folder would withdraw or cut.
-    Diff {
-        /// Absolute path of the folder, read by the running process.
-        dir: std::path::PathBuf,
-    },
     /// Read or change the log directives.
     LogLevel {
         /// New ones.
@@ -88,7 +84,6 @@ impl fmt::Debug for Request {
             Self::Drain { .. } => "drain",
             Self::RotateRoot { .. } => "rotate-root",
             Self::Bundle => "bundle",
-            Self::Diff { .. } => "diff",
             Self::LogLevel { .. } => "log-level",
         })
     }
@@ -138,6 +133,8 @@ pub(crate) enum Reply {
     },
     /// How everything is.
     Status(Box<StatusReply>),
+    /// What `check` found, one entry a peer or service; empty if the target is neither.
+    Check(Vec<Diagnosis>),
     /// Root rotation.
     Rotation(RotationView),
     /// Trust domain and bundle.
@@ -158,6 +155,7 @@ impl fmt::Debug for Reply {
             Self::Done { .. } => "done",
             Self::Joining { .. } => "joining",
             Self::Status(_) => "status",
+            Self::Check(_) => "check",
             Self::Rotation(_) => "rotation",
             Self::Bundle(_) => "bundle",
             Self::LogLevel { .. } => "log-level",
@@ -181,6 +179,15 @@ pub(crate) struct StatusReply {
     pub(crate) controller: ControllerView,
     /// Data plane.
     pub(crate) gateway: GatewayStatus,
+}
+
+/// What stands between here and one peer or service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Diagnosis {
+    /// `peer NAME` or `service NAMESPACE/NAME`.
+    pub(crate) target: String,
+    /// Steps, in order.
+    pub(crate) steps: Vec<Step>,
 }
 
 /// What the other side of static trust needs.

@@ -4,6 +4,7 @@
 //! snapshot), binds everything, starts everything, and waits for a signal.
 
 mod banner;
+mod check;
 mod dns;
 mod events;
 mod last_snapshot;
@@ -31,7 +32,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{banner::Banner, last_snapshot::LastSnapshot, service::Service, signals::Signals};
+use self::{banner::Banner, check::Checker, last_snapshot::LastSnapshot, service::Service, signals::Signals};
 use crate::{
     admin::Admin,
     args::RunArgs,
@@ -131,10 +132,17 @@ impl Process {
         let controller = prepared
             .start(link, runtime.handle())
             .map_err(|e| start_error("controller", &e, e.reason()))?;
-        let service = Arc::new(Service {
+        let checker = Checker {
             controller: controller.handle(),
             gateway: gateway.status(),
             requests,
+            manifests: args.config.clone(),
+            dns: dns.as_ref().and_then(|server| server.local_addrs().first().copied()),
+        };
+        let service = Arc::new(Service {
+            controller: controller.handle(),
+            gateway: gateway.status(),
+            checker,
             readiness: readiness.clone(),
             log,
             started: started.0,

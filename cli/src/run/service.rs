@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Instant};
 
 use serde_json::json;
 use strait_controller::{ControllerError, ControllerHandle};
-use strait_federation_api::{control::GatewayRequest, observation::GatewayStatus};
-use tokio::sync::{mpsc, watch};
+use strait_federation_api::observation::GatewayStatus;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::check::Checker;
 use crate::{
     exit::CliError,
     local::{BundleReply, Failure, Handler, Reply, Request, RotateAction, StatusReply},
@@ -21,7 +22,7 @@ use crate::{
 pub(super) struct Service {
     pub(super) controller: ControllerHandle,
     pub(super) gateway: watch::Receiver<Arc<GatewayStatus>>,
-    pub(super) requests: mpsc::Sender<GatewayRequest>,
+    pub(super) checker: Checker,
     pub(super) readiness: Readiness,
     pub(super) log: LogLevel,
     pub(super) started: Instant,
@@ -84,6 +85,7 @@ impl Handler for Service {
             }
             Request::Join { token, federation } => self.join(token, federation.as_deref()).await,
             Request::Status => Ok(Reply::Status(Box::new(self.status()))),
+            Request::Check { target } => Ok(Reply::Check(self.checker.check(target.as_deref()).await)),
             Request::Drain { federation, undo } => {
                 Ok(Reply::Done { message: self.controller.drain(&federation, undo).await? })
             }
