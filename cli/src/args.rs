@@ -27,6 +27,8 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run one cluster's control plane, gateway and DNS in this process.
+    Run(RunArgs),
     /// Show three clusters federating on this machine; no root, nothing left behind.
     Demo(DemoArgs),
     /// Make, list or revoke an invite for another cluster.
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     RotateRoot(RotateArgs),
     /// Print this cluster's trust domain and SPIFFE bundle, for static trust on the other side.
     Bundle(BundleArgs),
+    /// Find out what stands between here and a peer or service, and whose side to fix.
+    Check(CheckArgs),
     /// Check manifests without applying them.
     Validate(ValidateArgs),
     /// Look into a join token.

@@ -14,5 +14,6 @@ mod logging;
 mod metrics;
 mod output;
 mod readiness;
+mod run;
 
 pub use commands::main;

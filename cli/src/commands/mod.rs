@@ -3,6 +3,7 @@
 //! Owns dispatch, the runtime of short commands, and how a result becomes output and exit code. Called by `main`.
 
 mod change;
+mod check;
 mod completions;
 mod show;
 mod token;
@@ -21,6 +22,7 @@ use crate::{
     demo,
     exit::{CliError, Exit},
     local::{Client, LocalError, Reply, Request},
+    run,
 };
 
 /// Longest text read from standard input, bytes: far above any token.
@@ -61,6 +63,8 @@ fn dispatch(command: Command) -> Result<Exit, CliError> {
         Command::Get(args) => short(show::get(args)),
         Command::Status(args) => short(show::status(args)),
         Command::Bundle(args) => short(show::bundle(args)),
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => short(check::check(args)),
         Command::Demo(args) => demo::demo(&args),
         Command::Validate(args) => short(validate::validate(args)),
         Command::Token(command) => token::token(command),

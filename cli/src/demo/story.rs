@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     args::DemoArgs,
+    client::dns,
     local::{Reply, Request, RotateAction},
     output::round_trip,
 };
@@ -242,16 +243,17 @@ impl Story {
             ask::set(&self.east, peer.name, "imports", &manifests::imports(priority))?;
         }
         let import = self.import_from(&["north", "west"]).await?;
-        let vip = import.vips.first().map(ToString::to_string).unwrap_or_default();
+        let vip = import.vips.first().ok_or("the import has no virtual address")?;
+        let (server, vip) = (self.east.addresses.dns, *vip);
+        let answer = wait("east's DNS to answer with the virtual address", async || {
+            Ok(dns::addresses(server, SERVICE_NAME).await.ok().filter(|found| *found == [vip]))
+        })
+        .await?;
         let text = format!(
             "west and north export {SERVICE}, east imports it from both in {} ms: {SERVICE_NAME} is {vip} here",
             start.elapsed().as_millis()
         );
-        Ok(Verdict::new(
-            !vip.is_empty(),
-            text,
-            json!({"vip": vip, "name": SERVICE_NAME}),
-        ))
+        Ok(Verdict::new(true, text, json!({"vip": vip, "name": SERVICE_NAME, "dns": answer})))
     }
 
     async fn steady(&mut self) -> Told {

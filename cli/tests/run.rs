@@ -1,0 +1,243 @@
+//! One real `strait run`: its start, its socket, its admin endpoint, its end.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything; a slow machine takes longer, never a different answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Cluster {
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let cluster = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(cluster.manifests()).unwrap();
+        fs::write(
+            cluster.manifests().join("cluster.yaml"),
+            "apiVersion: strait.dev/v1alpha1\nkind: Cluster\nmetadata: {name: east}\nspec:\n  listen: 127.0.0.1:0\n  \
+             socks: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  dns: {listen: \"127.0.0.1:0\"}\n  workers: 1\n",
+        )
+        .unwrap();
+        cluster
+    }
+
+    fn manifests(&self) -> PathBuf {
+        self.dir.path().join("manifests")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        command.arg("run").arg("--config").arg(self.manifests()).arg("--state").arg(self.state());
+        command.args(["--grace", "1"]);
+        command
+    }
+
+    fn start(&self) -> Running {
+        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut banner = String::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        while !banner.contains("manifests ") {
+            assert_ne!(lines.read_line(&mut banner).unwrap(), 0, "it ended early:\n{banner}");
+        }
+        let running = Running { child, banner };
+        until("ready", || self.strait(&["status"]).status.success());
+        running
+    }
+
+    fn strait(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_strait")).args(args).arg("--state").arg(self.state()).output().unwrap()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.state().join("control.sock")
+    }
+}
+
+struct Running {
+    child: Child,
+    banner: String,
+}
+
+impl Running {
+    fn address(&self, label: &str) -> String {
+        let line = self.banner.lines().find(|l| l.starts_with(label)).unwrap();
+        line.split_ascii_whitespace().next_back().unwrap().to_owned()
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address("admin")).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn terminate(mut self) -> i32 {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "never {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8(output.to_vec()).unwrap()
+}
+
+#[test]
+fn it_starts_serves_and_ends_on_sigterm() {
+    let cluster = Cluster::new();
+    let running = cluster.start();
+
+    assert_eq!(mode(&cluster.socket()), 0o600);
+    assert_eq!(mode(&cluster.state().join("snapshot.json")), 0o600);
+    assert_eq!(running.get("/livez").0, 200);
+    assert_eq!(running.get("/readyz"), (200, "ok\n".to_owned()));
+    let metrics = running.get("/metrics").1;
+    for name in ["strait_build_info", "strait_process_resident_memory_bytes", "strait_dns_udp_total", "strait_config_valid 1"] {
+        assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
+    }
+    let dump: serde_json::Value = serde_json::from_str(&running.get("/dump").1).unwrap();
+    assert_eq!(dump["snapshot"]["cluster"], "east");
+
+    let gateways = text(&cluster.strait(&["get", "gateways"]).stdout);
+    assert!(gateways.contains(&running.address("gateway")), "{gateways}");
+    let bundle = text(&cluster.strait(&["bundle", "--raw"]).stdout);
+    assert!(serde_json::from_str::<serde_json::Value>(&bundle).unwrap()["keys"].is_array());
+
+    assert_eq!(running.terminate(), 0);
+    assert!(!cluster.socket().exists(), "the socket is taken away");
+}
+
+#[test]
+fn the_log_level_changes_while_it_runs_and_a_wrong_one_does_not() {
+    let cluster = Cluster::new();
+    let _running = cluster.start();
+    assert_eq!(text(&cluster.strait(&["log-level"]).stdout), "info\n");
+    assert_eq!(text(&cluster.strait(&["log-level", "debug"]).stdout), "debug\n");
+    let wrong = cluster.strait(&["log-level", "info,x=loud"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("help:"));
+    assert_eq!(text(&cluster.strait(&["log-level"]).stdout), "debug\n");
+}
+
+#[test]
+fn an_invite_is_made_listed_decoded_and_revoked() {
+    let cluster = Cluster::new();
+    let manifest = cluster.manifests().join("cluster.yaml");
+    let with_address = fs::read_to_string(&manifest).unwrap() + "  advertise: [\"gw.east.example:7443\"]\n";
+    fs::write(&manifest, with_address).unwrap();
+    let _running = cluster.start();
+    let invited = cluster.strait(&["invite", "west"]);
+    let token = text(&invited.stdout).trim().to_owned();
+    assert!(invited.status.success() && token.starts_with("straitjoin1_"), "{}", text(&invited.stderr));
+
+    let mut decode = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(["token", "decode", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    decode.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    let decoded = text(&decode.wait_with_output().unwrap().stdout);
+    assert!(decoded.contains("gw.east.example:7443") && decoded.contains("(not shown)"), "{decoded}");
+
+    let list = |state: &str| text(&cluster.strait(&["invite", "--list"]).stdout).contains(state);
+    until("listed", || list("InviteOpen"));
+    assert!(cluster.strait(&["invite", "west", "--revoke"]).status.success());
+    until("revoked", || list("InviteRevoked"));
+}
+
+#[test]
+fn a_second_process_on_the_same_state_is_refused_and_the_first_goes_on() {
+    let cluster = Cluster::new();
+    let _running = cluster.start();
+    let second = cluster.command().output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("StateLocked"), "{}", text(&second.stderr));
+    assert!(cluster.strait(&["status"]).status.success(), "its socket is still there");
+}
+
+#[test]
+fn invalid_manifests_end_the_start_with_64_and_every_mistake() {
+    let cluster = Cluster::new();
+    fs::write(cluster.manifests().join("west.yaml"), "apiVersion: strait.dev/v1alpha1\nkind: Federatoin\n").unwrap();
+    let output = cluster.command().output().unwrap();
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("west.yaml:"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_broken_edit_keeps_the_last_good_state_and_says_so() {
+    let cluster = Cluster::new();
+    let running = cluster.start();
+    fs::write(cluster.manifests().join("west.yaml"), "kind: [\n").unwrap();
+    until("told", || !cluster.strait(&["status"]).status.success());
+    assert!(text(&cluster.strait(&["status"]).stdout).contains("ConfigInvalid"));
+    assert!(running.get("/metrics").1.contains("strait_config_valid 0"));
+    assert_eq!(running.get("/readyz").0, 200, "what was good goes on");
+    fs::remove_file(cluster.manifests().join("west.yaml")).unwrap();
+    until("well again", || cluster.strait(&["status"]).status.success());
+}
+
+#[test]
+fn killed_and_started_again_it_takes_its_place() {
+    let cluster = Cluster::new();
+    let trust_domain = {
+        let running = cluster.start();
+        running.address("trust domain")
+    };
+    assert!(cluster.socket().exists(), "a killed process cannot tidy up");
+    let running = cluster.start();
+    assert_eq!(running.address("trust domain"), trust_domain);
+}
+
+#[test]
+fn checking_what_does_not_exist_is_inconclusive() {
+    let cluster = Cluster::new();
+    let _running = cluster.start();
+    assert_eq!(cluster.strait(&["check"]).status.code(), Some(2));
+    assert_eq!(cluster.strait(&["check", "nobody"]).status.code(), Some(2));
+    let service = cluster.strait(&["check", "demo/greeter"]);
+    assert_eq!(service.status.code(), Some(1), "a service that nobody offers is told");
+    assert!(text(&service.stdout).contains("FAIL"));
+}
