@@ -89,7 +89,7 @@ pub struct GatewayLink {
 /// A controller whose records are open and whose first snapshot is made. Holds the state directory's lock.
 pub struct Prepared {
     engine: Engine,
-    source: FileSource,
+    source: Box<dyn Source>,
 }
 
 impl Prepared {
@@ -109,7 +109,8 @@ impl Prepared {
             poll: config.timing.poll,
             ..FileSourceConfig::new(config.manifests.clone(), config.state.clone())
         });
-        let engine = Engine::open(config, &source, disk)?;
+        let source: Box<dyn Source> = Box::new(source);
+        let engine = Engine::open(config, &*source, disk)?;
         Ok(Self { engine, source })
     }
 
@@ -166,7 +167,7 @@ impl Prepared {
         let stop = CancellationToken::new();
         let _entered = runtime.enter();
         let inlets = Inlets {
-            source: Box::new(source).watch(),
+            source: source.watch(),
             events: link.events,
             asks: asked,
             reports: reported,
@@ -188,7 +189,11 @@ impl Prepared {
             bundle: engine.bundle.subscribe(),
         };
         let ended = spawn(engine, inlets)?;
-        Ok(Running { handle, stop, ended })
+        Ok(Running {
+            handle,
+            stop,
+            ended: Some(ended),
+        })
     }
 }
 
@@ -213,7 +218,8 @@ fn spawn(engine: Engine, inlets: Inlets) -> Result<oneshot::Receiver<()>, Contro
 pub struct Running {
     handle: ControllerHandle,
     stop: CancellationToken,
-    ended: oneshot::Receiver<()>,
+    /// `None` once it has ended.
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Running {
@@ -225,7 +231,10 @@ impl Running {
 
     /// Returns if the engine ends by itself: a bug, the process should end.
     pub async fn ended(&mut self) {
-        let _either_way = (&mut self.ended).await;
+        if let Some(ended) = &mut self.ended {
+            let _either_way = ended.await;
+            self.ended = None;
+        }
     }
 
     /// Stops the engine; everything it was told is on disk when this returns.

@@ -52,6 +52,7 @@ impl Engine {
         self.local = LocalExports::of(&set);
         self.health.retain(&self.local.endpoints());
         self.drop_ended();
+        self.enforce_trust();
         self.troubles.clear();
         for (name, federation) in &set.federations {
             if let Err(error) = self.bring_trust(federation) {
@@ -82,6 +83,22 @@ impl Engine {
         }
     }
 
+    /// Trust counts only while its Federation exists.
+    fn enforce_trust(&mut self) {
+        let set = self.set();
+        match self
+            .trusted
+            .enforce(&self.authority, |name| set.federations.contains_key(name))
+        {
+            Ok(dormant) => {
+                for name in dormant {
+                    tracing::warn!(federation = %name, reason = "FederationRemoved", "there is no manifest of this Federation: trust in its peer is kept in the records, but not in force");
+                }
+            }
+            Err(error) => drop(self.failed("put the trust of the Federations in force", &error)),
+        }
+    }
+
     fn end_federation(&mut self, name: &FederationName) -> Result<(), ControllerError> {
         let peers: Vec<ClusterId> = self
             .trusted
@@ -94,6 +111,7 @@ impl Engine {
             self.forget_peer(&peer)?;
         }
         self.joins.forget(name)?;
+        self.remove_token(name);
         self.invites.forget(name, clock::unix_time())
     }
 
@@ -245,7 +263,9 @@ impl Engine {
                 "the peer calls itself '{cluster}' like this cluster; ids are unique, give one of the two another"
             ));
         }
-        if let Some(other) = self.trusted.taken(cluster, federation) {
+        let set = self.set();
+        let other = self.trusted.taken(cluster, federation);
+        if let Some(other) = other.filter(|other| set.federations.contains_key(&other.federation)) {
             return taken(format!(
                 "the cluster '{cluster}' ({}) is already the peer of the Federation '{}'; remove that one first, or give the clusters different ids",
                 other.peer.trust_domain(),

@@ -3,41 +3,27 @@
 //! Owns the order of records on both sides, so that a stop between any two of them ends joined or can be run again. Called by the
 //! engine for the desks of sessions, and when control streams arrive.
 
-use std::time::Duration;
-
-use backon::{BackoffBuilder, ExponentialBuilder};
-use strait_federation_api::{
-    ClusterId, Reason, TrustDomain,
-    control::{DialError, GatewayRequest, JoinStream},
-    resources::{FederationName, values::AddressText},
-    snapshot::GatewayAddress,
-};
+use strait_federation_api::{ClusterId, Reason, TrustDomain, control::JoinStream, resources::FederationName};
 use strait_trust_bridge::{
-    Address, InviteId, JoinToken, TrustError,
+    InviteId, TrustError,
     envelope::encode_payload,
     invite::{InviteContext, InviteState},
     join::{Exporter, JoinAttempt, JoinRequest, PROOF_LEN},
 };
-use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Ask, Engine,
     ask::{FederationDesk, as_trust},
+    join_task::{addresses_of, keep_joining, token_facts},
 };
 use crate::{
     ControllerError, clock,
-    join::{Ended, InviteRecord, Retry, Running, join_once, serve},
+    join::{Ended, InviteRecord, Retry, Running, serve},
     trust::{Origin, TrustRecord},
 };
 
-/// One dial over all addresses of a token.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Join sessions served at a time: each holds some 100 KiB at most.
 pub(crate) const SESSIONS_MAX: usize = 16;
-/// Longest pause between two tries.
-const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How long a join is tried beyond the token's expiry: only the inviter's clock counts, and ours may be wrong by so much.
-const CLOCKS_APART: u64 = 3600;
 
 impl Engine {
     /// The bundle to offer to somebody who comes with an invite.
@@ -171,6 +157,11 @@ impl Engine {
         {
             self.failed("erase a used token", &error);
         }
+        self.remove_token(federation);
+    }
+
+    /// Removes the file that `strait join` wrote.
+    pub(super) fn remove_token(&self, federation: &FederationName) {
         let file = self.token_file(federation);
         if let Err(error) = std::fs::remove_file(&file)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -318,105 +309,5 @@ impl Engine {
         others
             .map(|(_, record)| record.peer.trust_domain().clone())
             .collect()
-    }
-}
-
-/// What a joining task needs of a token: never its secret.
-struct TokenFacts {
-    addresses: Vec<GatewayAddress>,
-    pin: strait_trust_bridge::RootPin,
-    invite: InviteId,
-    expires: u64,
-}
-
-fn token_facts(token: &JoinToken) -> TokenFacts {
-    TokenFacts {
-        addresses: addresses_of(token),
-        pin: token.pin(),
-        invite: token.invite(),
-        expires: token.expires(),
-    }
-}
-
-/// Addresses of a token as they are dialled.
-fn addresses_of(token: &JoinToken) -> Vec<GatewayAddress> {
-    let parse = |address: &Address| AddressText::parse(address.as_str()).ok().map(|text| text.0);
-    token.addresses().iter().filter_map(parse).collect()
-}
-
-/// Tries until joined, refused for good, or hopelessly late.
-async fn keep_joining(
-    token: TokenFacts,
-    desk: FederationDesk,
-    requests: mpsc::Sender<GatewayRequest>,
-    first_pause: Duration,
-) {
-    let mut pauses = ExponentialBuilder::default()
-        .with_jitter()
-        .with_min_delay(first_pause)
-        .with_max_delay(RETRY_MAX)
-        .without_max_times()
-        .build();
-    loop {
-        let Err(ended) = try_once(&token, &desk, &requests).await else {
-            return;
-        };
-        let mut ended = ended;
-        if ended.retry == Retry::Later && clock::unix_seconds() > token.expires.saturating_add(CLOCKS_APART) {
-            ended.retry = Retry::Never;
-            ended.reason = Reason::InviteExpired;
-        }
-        let is_final = ended.retry == Retry::Never;
-        let federation = desk.federation.clone();
-        if desk
-            .desk
-            .0
-            .send(Ask::JoinEnded { federation, ended })
-            .await
-            .is_err()
-            || is_final
-        {
-            return;
-        }
-        tokio::time::sleep(pauses.next().unwrap_or(RETRY_MAX)).await;
-    }
-}
-
-async fn try_once(
-    token: &TokenFacts,
-    desk: &FederationDesk,
-    requests: &mpsc::Sender<GatewayRequest>,
-) -> Result<(), Ended> {
-    let later = |reason, detail: String| Ended {
-        retry: Retry::Later,
-        reason,
-        detail,
-    };
-    let (reply, dialled) = oneshot::channel();
-    let request = GatewayRequest::JoinDial {
-        addresses: token.addresses.clone(),
-        trust_domain: token.pin.trust_domain.clone(),
-        root: token.pin.root,
-        timeout: DIAL_TIMEOUT,
-        reply,
-    };
-    requests
-        .send(request)
-        .await
-        .map_err(|_| later(Reason::NoTunnel, "the gateway has stopped".into()))?;
-    let stream = match dialled.await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(dial_failed(error)),
-        Err(_) => return Err(later(Reason::NoTunnel, "the gateway gave no answer".into())),
-    };
-    join_once(stream, token.invite, desk).await
-}
-
-/// Every failed dial is tried again, a wrong root too: whoever stands in the path must not be able to end a join for good.
-fn dial_failed(error: DialError) -> Ended {
-    Ended {
-        retry: Retry::Later,
-        reason: error.reason,
-        detail: error.detail,
     }
 }

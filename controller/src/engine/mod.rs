@@ -12,12 +12,14 @@ mod editing;
 mod events;
 mod federations;
 mod health;
+mod join_task;
 mod joining;
 mod local;
 mod opening;
 mod peering;
 mod settle;
 mod view;
+mod view_federations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

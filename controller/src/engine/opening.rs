@@ -8,7 +8,9 @@ use std::{
     time::Instant,
 };
 
-use strait_federation_api::{ClusterId, Epoch, snapshot::Snapshot, view::ControllerView};
+use strait_federation_api::{
+    ClusterId, Epoch, resources::FederationName, snapshot::Snapshot, view::ControllerView,
+};
 use strait_trust_bridge::spiffe_json;
 use tokio::sync::watch;
 
@@ -23,7 +25,7 @@ use crate::{
         Disk, Record, RecordName, Records,
         types::{EpochRecord, InstanceRecord},
     },
-    source::{FileSource, Source},
+    source::Source,
     trust::{Authority, AuthorityConfig, Peers},
 };
 
@@ -34,7 +36,7 @@ impl Engine {
     /// [`ControllerError::Config`] without any good state, or of the records.
     pub(crate) fn open(
         config: &ControllerConfig,
-        source: &FileSource,
+        source: &dyn Source,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, ControllerError> {
         let state = source.state().clone();
@@ -54,7 +56,7 @@ impl Engine {
             },
             clock::unix_time(),
         )?;
-        let trusted = Peers::open(records.clone(), &authority)?;
+        let trusted = Peers::open(records.clone())?;
         let invites = Invites::open(records.clone(), clock::unix_time())?;
         let joins = Joins::open(records.clone())?;
         let cache = SledCache::open(&config.state);
@@ -67,7 +69,7 @@ impl Engine {
             ..Snapshot::empty(cluster.id.clone())
         };
         let mut engine = Self {
-            shown: shown_before(&trusted, &invites, &joins),
+            shown: BTreeSet::new(),
             view: watch::Sender::new(Arc::new(empty_view(&cluster.id, &authority, epoch))),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             bundle: watch::Sender::new(Arc::new(own_bundle(&authority)?)),
@@ -108,6 +110,7 @@ impl Engine {
             tasks: 0,
         };
         engine.load_cache();
+        engine.drop_unasked()?;
         let state = engine.source.clone();
         engine.on_source(state);
         if let Some(other) = &engine.renamed_to {
@@ -124,6 +127,22 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Invites and joins of Federations that went while nothing ran are void. Trust is only put out of force: a wrong folder at a
+    /// start must not cost a cluster its peers.
+    fn drop_unasked(&mut self) -> Result<(), ControllerError> {
+        let set = self.set();
+        let asked = |name: &FederationName| set.federations.contains_key(name);
+        let gone = self.invites.iter().map(|record| &record.federation);
+        let gone = gone.chain(self.joins.iter().map(|record| &record.federation));
+        let gone: BTreeSet<FederationName> = gone.filter(|name| !asked(name)).cloned().collect();
+        for name in &gone {
+            self.invites.forget(name, clock::unix_time())?;
+            self.joins.forget(name)?;
+            self.remove_token(name);
+        }
+        Ok(())
+    }
+
     fn load_cache(&mut self) {
         for (peer, held) in self.cache.load() {
             if self.trusted.get(&peer).is_none() {
@@ -138,18 +157,6 @@ impl Engine {
             self.peerings.insert(peer, peering);
         }
     }
-}
-
-/// Federations that were there when the records were written: one that is gone now has ended.
-fn shown_before(
-    trusted: &Peers,
-    invites: &Invites,
-    joins: &Joins,
-) -> BTreeSet<strait_federation_api::resources::FederationName> {
-    let trusted = trusted.iter().map(|(_, record)| record.federation.clone());
-    let invites = invites.iter().map(|record| record.federation.clone());
-    let joins = joins.iter().map(|record| record.federation.clone());
-    trusted.chain(invites).chain(joins).collect()
 }
 
 /// The record's name is its kind.

@@ -82,12 +82,6 @@ impl FileSource {
         source
     }
 
-    /// What it knows now.
-    #[must_use]
-    pub const fn state(&self) -> &SourceState {
-        &self.state
-    }
-
     fn load_last_good(&mut self) {
         let Some(files) = last_good::read(&self.config.state) else {
             return;
@@ -158,6 +152,10 @@ impl FileSource {
 }
 
 impl Source for FileSource {
+    fn state(&self) -> &SourceState {
+        &self.state
+    }
+
     fn watch(self: Box<Self>) -> watch::Receiver<SourceState> {
         let (sender, receiver) = watch::channel(self.state.clone());
         tokio::spawn(run(*self, sender));

@@ -58,6 +58,8 @@ impl std::fmt::Debug for Token {
 
 /// Where resources come from.
 pub trait Source: Send {
+    /// What it knew when it was opened: it has looked once.
+    fn state(&self) -> &SourceState;
     /// Watches in a task of its own until the receiver is dropped. The first value is there at once.
     fn watch(self: Box<Self>) -> watch::Receiver<SourceState>;
     /// Where Federations are changed on an operator's order, if this source can be written.

@@ -3,14 +3,15 @@
 use std::{net::IpAddr, sync::Arc};
 
 use strait_federation_api::{
-    Reason, ServiceKey, catalog::EndpointId, control::GatewayEvent, observation::Observation,
+    Reason, ServiceKey, TrustDomain, catalog::EndpointId, control::GatewayEvent, observation::Observation,
     snapshot::BackendCluster, view::ConditionStatus,
 };
 
 use super::world::{Node, World, join, until};
+use crate::RotateAction;
 
-/// East imports everything of west by name, west exports everything.
-async fn federated(world: &World) -> (Node, Node) {
+/// East imports west's greeter, which west exports to it.
+pub(super) async fn federated(world: &World) -> (Node, Node) {
     let (mut east, mut west) = (world.node("east", 17001), world.node("west", 17002));
     west.add_service("greeter", 8080);
     east.start();
@@ -265,26 +266,105 @@ async fn drain_edits_the_manifest_and_reaches_the_gateway() {
     assert!(east.handle().drain("nobody", false).await.is_err());
 }
 
+/// Static trust of `node` in `peer`.
+fn trust_statically(node: &Node, peer: &Node, port: u16, updates: &str, rules: &str) {
+    let bundle = peer.handle().bundle();
+    node.write("peer.bundle.json", &bundle.spiffe);
+    let (name, domain) = (peer.name, bundle.trust_domain);
+    node.write(
+        "peer.yaml",
+        &format!(
+            "apiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {{name: {name}}}\nspec:\n  peer: {{cluster: {name}, addresses: [\"127.0.0.1:{port}\"]}}\n  trust: {{static: {{trustDomain: {domain}, bundleFile: peer.bundle.json, updates: {updates}}}}}\n  {rules}\n"
+        ),
+    );
+}
+
 #[tokio::test]
-async fn static_trust_gives_the_same_end() {
+async fn static_trust_gives_the_same_end_and_obeys_who_may_update_it() {
     let world = World::default();
     let (mut east, mut west) = (world.node("east", 17001), world.node("west", 17002));
     west.add_service("greeter", 8080);
     east.start();
     west.start();
-    let federate = |node: &Node, peer: &Node, port: u16, rules: &str| {
-        let bundle = peer.handle().bundle();
-        node.write("peer.bundle.json", &bundle.spiffe);
-        node.write(
-            "peer.yaml",
-            &format!(
-                "apiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {{name: {}}}\nspec:\n  peer: {{cluster: {}, addresses: [\"127.0.0.1:{port}\"]}}\n  trust: {{static: {{trustDomain: {}, bundleFile: peer.bundle.json}}}}\n  {rules}\n",
-                peer.name, peer.name, bundle.trust_domain
-            ),
-        );
-    };
-    federate(&east, &west, 17002, "imports: [{}]");
-    federate(&west, &east, 17001, "exports: [{}]");
+    trust_statically(&east, &west, 17002, "Follow", "imports: [{}]");
+    trust_statically(&west, &east, 17001, "Pinned", "exports: [{}]");
     until("imported", || east.import("greeter").is_some()).await;
     assert!(east.trusts("west") && west.trusts("east"));
+    // West rotates: east follows. East rotates: west, pinned, says that it does not.
+    let sequence =
+        |node: &Node, domain: &TrustDomain| node.store().view().peer(domain).unwrap().bundle().sequence();
+    west.handle().rotate_root(RotateAction::Start).await.unwrap();
+    until("east follows", || sequence(&east, &west.domain()) > 1).await;
+    east.handle().rotate_root(RotateAction::Start).await.unwrap();
+    until("east hears that west is pinned", || {
+        east.is("west", "Trusted", Reason::TrustPinned)
+    })
+    .await;
+    assert_eq!(sequence(&west, &east.domain()), 1);
+    // Git catches up.
+    west.write("peer.bundle.json", &east.handle().bundle().spiffe);
+    until("west holds it", || sequence(&west, &east.domain()) == 2).await;
+}
+
+#[tokio::test]
+async fn thousands_of_services_arrive_and_one_change_is_one_change() {
+    const MANY: usize = 1500;
+    let world = World::default();
+    let (east, west) = federated(&world).await;
+    let mut text = String::new();
+    for n in 0..MANY {
+        text += &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{namespace: demo, name: s{n}}}\nspec: {{ports: [{{port: 80}}]}}\n---\napiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{namespace: demo, name: s{n}}}\n---\n"
+        );
+    }
+    east.edit(
+        "west.yaml",
+        "imports: [{namespace: demo, name: greeter}]",
+        "imports: [{}]",
+    );
+    west.edit(
+        "east.yaml",
+        "exports: [{namespace: demo, name: greeter}]",
+        "exports: [{}]",
+    );
+    west.write("many.yaml", &text);
+    until("all are imported", || east.snapshot().imports.len() == MANY + 1).await;
+    let before = east.snapshot();
+    let vips: std::collections::BTreeSet<_> = before.imports.values().flat_map(|i| i.vips.clone()).collect();
+    assert_eq!(vips.len(), MANY + 1, "each has an address of its own");
+    west.edit("svc-greeter.yaml", "10.1.0.6", "10.1.0.7");
+    west.remove("export-greeter.yaml");
+    until("one is gone", || east.snapshot().imports.len() == MANY).await;
+    let after = east.snapshot();
+    let kept = before
+        .imports
+        .iter()
+        .filter(|(key, import)| after.imports.get(*key).is_some_and(|i| Arc::ptr_eq(i, import)));
+    assert_eq!(kept.count(), MANY, "what did not change was not rebuilt");
+}
+
+#[tokio::test]
+async fn a_peer_restored_from_an_old_backup_is_refused() {
+    let world = World::default();
+    let (east, mut west) = federated(&world).await;
+    west.stop().await;
+    let backup = tempfile::tempdir().unwrap();
+    let records = crate::records::records_dir(&west.state_dir());
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    copy(&records, backup.path());
+    for _ in 0..3 {
+        west.start();
+        until("synced", || east.is("west", "Synced", Reason::Synced)).await;
+        west.stop().await;
+        until("east notices", || !east.is("west", "Synced", Reason::Synced)).await;
+    }
+    copy(backup.path(), &records);
+    west.start();
+    until("refused", || east.is("west", "Synced", Reason::EpochTooOld)).await;
+    assert!(east.import("greeter").is_some(), "what was held stays");
 }

@@ -203,6 +203,37 @@ async fn a_federation_that_is_removed_ends_its_trust_at_once() {
 }
 
 #[tokio::test]
+async fn a_federation_that_is_missing_at_a_start_has_no_trust_and_can_come_back() {
+    let world = World::default();
+    let (mut east, west) = pair(&world);
+    join(&east, &west).await;
+    let domain = west.domain();
+    let manifest = east.read("west.yaml");
+    east.stop().await;
+    east.remove("west.yaml");
+    east.start();
+    assert!(
+        east.store().view().peer(&domain).is_none(),
+        "no manifest, no trust"
+    );
+    assert!(east.snapshot().peers.is_empty());
+    east.write("west.yaml", &manifest);
+    until("trust is back", || {
+        east.trusts("west") && east.store().view().peer(&domain).is_some()
+    })
+    .await;
+    // Taken out while it runs, it is forgotten: what comes back under the name is new.
+    east.remove("west.yaml");
+    until("forgotten", || east.view().federations.is_empty()).await;
+    east.write("west.yaml", &manifest);
+    until("an invite is open again", || {
+        east.is("west", "Trusted", Reason::InviteOpen)
+    })
+    .await;
+    assert!(east.store().view().peer(&domain).is_none());
+}
+
+#[tokio::test]
 async fn a_join_written_as_manifests_only_works_the_same() {
     let world = World::default();
     let (east, west) = pair(&world);
@@ -219,6 +250,31 @@ async fn a_join_written_as_manifests_only_works_the_same() {
         west.view().federations.len() == 1 && west.trusts("east")
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_invite_whose_time_is_over_lets_nobody_in_and_holds_no_secret() {
+    let world = World::default();
+    let (east, west) = pair(&world);
+    let token = east.handle().invite("west", Some(1)).await.unwrap().token;
+    until("expired", || {
+        east.view()
+            .invites
+            .first()
+            .is_some_and(|i| i.state == Reason::InviteExpired)
+    })
+    .await;
+    assert!(files_with(&east.state_dir(), &token).is_empty());
+    west.handle().join(token, Some("east")).await.unwrap();
+    until("the joiner is told", || {
+        west.is("east", "Trusted", Reason::AlpnRefused)
+    })
+    .await;
+    assert!(east.store().view().peer(&west.domain()).is_none());
+    // A new one is asked for, and is made.
+    let token = east.handle().invite("west", None).await.unwrap().token;
+    west.handle().join(token, Some("east")).await.unwrap();
+    both_trust(&east, &west).await;
 }
 
 /// Kills one side before the `n`th step of its disk while a join is under way, starts it again, and expects the join to end well,

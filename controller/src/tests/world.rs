@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -31,85 +31,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
-    ControllerConfig, ControllerHandle, GatewayLink, Prepared, Running, Timing,
-    records::{Disk, FileDisk},
-};
+use super::mortal::Mortal;
+use crate::{ControllerConfig, ControllerHandle, GatewayLink, Metrics, Prepared, Running, Timing};
 
 /// Longest wait for anything: a slow machine, never a measure.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes in flight in one pipe.
 const PIPE: usize = 256 * 1024;
-
-/// A disk that stops the process before a given step. The panic unwinds the engine's thread: what it held is gone, as after a
-/// kill, and nothing more is written.
-#[derive(Debug)]
-pub(super) struct Mortal {
-    left: AtomicI64,
-    steps: AtomicUsize,
-}
-
-impl Mortal {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            left: AtomicI64::new(i64::MAX),
-            steps: AtomicUsize::new(0),
-        })
-    }
-
-    /// Stops before step `n` from now on.
-    pub(super) fn arm(&self, n: usize) {
-        self.left.store(n.try_into().unwrap(), Ordering::SeqCst);
-        self.steps.store(0, Ordering::SeqCst);
-    }
-
-    /// Whether it has stopped.
-    pub(super) fn stopped(&self) -> bool {
-        self.left.load(Ordering::SeqCst) < 0
-    }
-
-    fn step(&self) {
-        self.steps.fetch_add(1, Ordering::SeqCst);
-        assert!(
-            self.left.fetch_sub(1, Ordering::SeqCst) > 0,
-            "killed before a step of the disk"
-        );
-    }
-}
-
-impl Disk for Mortal {
-    fn create_dir(&self, dir: &std::path::Path) -> std::io::Result<()> {
-        FileDisk.create_dir(dir)
-    }
-    fn read(&self, path: &std::path::Path) -> std::io::Result<Option<Vec<u8>>> {
-        FileDisk.read(path)
-    }
-    fn list(&self, dir: &std::path::Path) -> std::io::Result<Vec<String>> {
-        FileDisk.list(dir)
-    }
-    fn write(&self, path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-        self.step();
-        FileDisk.write(path, &bytes[..bytes.len() / 2])?;
-        self.step();
-        FileDisk.write(path, bytes)
-    }
-    fn sync_file(&self, _: &std::path::Path) -> std::io::Result<()> {
-        self.step();
-        Ok(())
-    }
-    fn rename(&self, from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
-        self.step();
-        FileDisk.rename(from, to)
-    }
-    fn remove(&self, path: &std::path::Path) -> std::io::Result<()> {
-        self.step();
-        FileDisk.remove(path)
-    }
-    fn sync_dir(&self, _: &std::path::Path) -> std::io::Result<()> {
-        self.step();
-        Ok(())
-    }
-}
 
 /// A cluster of a test: its folders outlive its process.
 pub(super) struct Node {
@@ -126,6 +54,7 @@ pub(super) struct Node {
 struct Live {
     running: Running,
     handle: ControllerHandle,
+    metrics: Metrics,
     gateway: JoinHandle<()>,
 }
 
@@ -432,7 +361,7 @@ impl Node {
             prepared.instance().instance.clone(),
         );
         let (store, invite_open) = (prepared.trust(), prepared.invite_open());
-        let snapshots = prepared.snapshot();
+        let (snapshots, metrics) = (prepared.snapshot(), prepared.metrics());
         let link = GatewayLink {
             events: told,
             requests,
@@ -453,6 +382,7 @@ impl Node {
         self.live = Some(Live {
             running,
             handle,
+            metrics,
             gateway,
         });
     }
@@ -486,6 +416,10 @@ impl Node {
 
     pub(super) fn handle(&self) -> ControllerHandle {
         self.live.as_ref().unwrap().handle.clone()
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        self.live.as_ref().unwrap().metrics.clone()
     }
 
     pub(super) fn domain(&self) -> TrustDomain {

@@ -68,24 +68,50 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Loads the records and fills the store. Blocking.
-    pub(crate) fn open(records: Arc<Records>, authority: &Authority) -> Result<Self, ControllerError> {
+    /// Loads the records. None is in force before [`Self::enforce`]. Blocking.
+    pub(crate) fn open(records: Arc<Records>) -> Result<Self, ControllerError> {
         let mut held = BTreeMap::new();
         for name in records.names() {
-            if name.of_kind(TrustRecord::KIND).is_none() {
-                continue;
-            }
-            if let Some(record) = records.load::<TrustRecord>(&name)? {
+            if name.of_kind(TrustRecord::KIND).is_some()
+                && let Some(record) = records.load::<TrustRecord>(&name)?
+            {
                 held.insert(record.peer.cluster().clone(), record);
             }
         }
-        let peers = Self { records, held };
-        for record in peers.held.values() {
-            let peer = record.peer.clone();
-            authority.store().update(|view| view.insert(peer.clone()))?;
+        Ok(Self { records, held })
+    }
+
+    /// Makes the store equal to the records of the Federations that exist; gives the Federations of the others.
+    pub(crate) fn enforce(
+        &self,
+        authority: &Authority,
+        exists: impl Fn(&FederationName) -> bool,
+    ) -> Result<Vec<FederationName>, ControllerError> {
+        let mut dormant = Vec::new();
+        let mut changed = false;
+        for record in self.held.values() {
+            let view = authority.store().view();
+            let in_force = view.peer(record.peer.trust_domain());
+            if !exists(&record.federation) {
+                dormant.push(record.federation.clone());
+                if in_force.is_some() {
+                    authority.store().update(|view| {
+                        view.remove(record.peer.trust_domain());
+                        Ok(())
+                    })?;
+                    changed = true;
+                }
+            } else if in_force != Some(&record.peer) {
+                authority
+                    .store()
+                    .update(|view| view.insert(record.peer.clone()))?;
+                changed = true;
+            }
         }
-        authority.announce();
-        Ok(peers)
+        if changed {
+            authority.announce();
+        }
+        Ok(dormant)
     }
 
     /// The record of a peer.
@@ -93,9 +119,10 @@ impl Peers {
         self.held.get(cluster)
     }
 
-    /// The record of a Federation.
+    /// The record of a Federation: the one in use, if a new joiner is about to take its place.
     pub(crate) fn of_federation(&self, name: &FederationName) -> Option<&TrustRecord> {
-        self.held.values().find(|record| record.federation == *name)
+        let mine = || self.held.values().filter(|record| record.federation == *name);
+        mine().find(|record| record.activated).or_else(|| mine().next())
     }
 
     /// Every record, by peer.
