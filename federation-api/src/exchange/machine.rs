@@ -53,9 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Peers may advertise loopback and link-local addresses (clusters on one machine).
     pub allow_loopback: bool,
-    /// Numbers of our catalog start above this. A machine that replaces another of the same peer within one epoch must get
-    /// more than that one ever used, else the peer would resume from a history that is not ours: microseconds since the
-    /// process started do.
+    /// Numbers of our catalog start here: above every number used for this peer before, also by an earlier machine of the same
+    /// epoch and before a restored backup, else the peer would resume from a history that is not ours. Unix microseconds do.
     pub first_number: u64,
 }
 
@@ -351,6 +350,12 @@ impl Exchange {
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         self.receiver.catalog()
+    }
+
+    /// A control stream is up, greeted or not.
+    #[must_use]
+    pub const fn has_link(&self) -> bool {
+        self.link.is_some()
     }
 
     /// The entries are the last word of a peer that is away.
