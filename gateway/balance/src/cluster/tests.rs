@@ -1,3 +1,5 @@
+//! Tests of the choice of cluster: priorities, weights, failover and return.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

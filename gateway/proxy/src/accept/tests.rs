@@ -1,3 +1,5 @@
+//! Tests of accepting streams: authorisation, refusals, endpoints.
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use strait_federation_api::{

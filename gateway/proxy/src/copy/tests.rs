@@ -1,3 +1,5 @@
+//! Tests of the copy loop: half-close, reset, idle limits, buffers.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the header codec: round trips, bounds, hostile bytes.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of routing: which candidates a connection has.
+
 use std::collections::BTreeSet;
 
 use strait_federation_api::{

@@ -1,3 +1,5 @@
+//! Tests of the dial planner against snapshots and connections.
+
 use proptest::prelude::*;
 
 use super::*;
