@@ -1,5 +1,7 @@
 //! The binary from outside: what a script sees without any cluster running.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::{Command, Output};
 
 fn strait(args: &[&str]) -> Output {

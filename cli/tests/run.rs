@@ -1,5 +1,7 @@
 //! One real `strait run`: its start, its socket, its admin endpoint, its end.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -19,7 +21,9 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        let cluster = Self { dir: tempfile::tempdir().unwrap() };
+        let cluster = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         fs::create_dir(cluster.manifests()).unwrap();
         fs::write(
             cluster.manifests().join("cluster.yaml"),
@@ -40,17 +44,31 @@ impl Cluster {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
-        command.arg("run").arg("--config").arg(self.manifests()).arg("--state").arg(self.state());
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(self.manifests())
+            .arg("--state")
+            .arg(self.state());
         command.args(["--grace", "1"]);
         command
     }
 
     fn start(&self) -> Running {
-        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = self
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut banner = String::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         while !banner.contains("manifests ") {
-            assert_ne!(lines.read_line(&mut banner).unwrap(), 0, "it ended early:\n{banner}");
+            assert_ne!(
+                lines.read_line(&mut banner).unwrap(),
+                0,
+                "it ended early:\n{banner}"
+            );
         }
         let running = Running { child, banner };
         until("ready", || self.strait(&["status"]).status.success());
@@ -58,7 +76,12 @@ impl Cluster {
     }
 
     fn strait(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_strait")).args(args).arg("--state").arg(self.state()).output().unwrap()
+        Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(args)
+            .arg("--state")
+            .arg(self.state())
+            .output()
+            .unwrap()
     }
 
     fn socket(&self) -> PathBuf {
@@ -79,7 +102,11 @@ impl Running {
 
     fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address("admin")).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -133,7 +160,12 @@ fn it_starts_serves_and_ends_on_sigterm() {
     assert_eq!(running.get("/livez").0, 200);
     assert_eq!(running.get("/readyz"), (200, "ok\n".to_owned()));
     let metrics = running.get("/metrics").1;
-    for name in ["strait_build_info", "strait_process_resident_memory_bytes", "strait_dns_udp_total", "strait_config_valid 1"] {
+    for name in [
+        "strait_build_info",
+        "strait_process_resident_memory_bytes",
+        "strait_dns_udp_total",
+        "strait_config_valid 1",
+    ] {
         assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
     }
     let dump: serde_json::Value = serde_json::from_str(&running.get("/dump").1).unwrap();
@@ -169,7 +201,11 @@ fn an_invite_is_made_listed_decoded_and_revoked() {
     let _running = cluster.start();
     let invited = cluster.strait(&["invite", "west"]);
     let token = text(&invited.stdout).trim().to_owned();
-    assert!(invited.status.success() && token.starts_with("straitjoin1_"), "{}", text(&invited.stderr));
+    assert!(
+        invited.status.success() && token.starts_with("straitjoin1_"),
+        "{}",
+        text(&invited.stderr)
+    );
 
     let mut decode = Command::new(env!("CARGO_BIN_EXE_strait"))
         .args(["token", "decode", "-"])
@@ -179,7 +215,10 @@ fn an_invite_is_made_listed_decoded_and_revoked() {
         .unwrap();
     decode.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
     let decoded = text(&decode.wait_with_output().unwrap().stdout);
-    assert!(decoded.contains("gw.east.example:7443") && decoded.contains("(not shown)"), "{decoded}");
+    assert!(
+        decoded.contains("gw.east.example:7443") && decoded.contains("(not shown)"),
+        "{decoded}"
+    );
 
     let list = |state: &str| text(&cluster.strait(&["invite", "--list"]).stdout).contains(state);
     until("listed", || list("InviteOpen"));
@@ -193,17 +232,32 @@ fn a_second_process_on_the_same_state_is_refused_and_the_first_goes_on() {
     let _running = cluster.start();
     let second = cluster.command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
-    assert!(text(&second.stderr).contains("StateLocked"), "{}", text(&second.stderr));
-    assert!(cluster.strait(&["status"]).status.success(), "its socket is still there");
+    assert!(
+        text(&second.stderr).contains("StateLocked"),
+        "{}",
+        text(&second.stderr)
+    );
+    assert!(
+        cluster.strait(&["status"]).status.success(),
+        "its socket is still there"
+    );
 }
 
 #[test]
 fn invalid_manifests_end_the_start_with_64_and_every_mistake() {
     let cluster = Cluster::new();
-    fs::write(cluster.manifests().join("west.yaml"), "apiVersion: strait.dev/v1alpha1\nkind: Federatoin\n").unwrap();
+    fs::write(
+        cluster.manifests().join("west.yaml"),
+        "apiVersion: strait.dev/v1alpha1\nkind: Federatoin\n",
+    )
+    .unwrap();
     let output = cluster.command().output().unwrap();
     assert_eq!(output.status.code(), Some(64), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("west.yaml:"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("west.yaml:"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -238,6 +292,10 @@ fn checking_what_does_not_exist_is_inconclusive() {
     assert_eq!(cluster.strait(&["check"]).status.code(), Some(2));
     assert_eq!(cluster.strait(&["check", "nobody"]).status.code(), Some(2));
     let service = cluster.strait(&["check", "demo/greeter"]);
-    assert_eq!(service.status.code(), Some(1), "a service that nobody offers is told");
+    assert_eq!(
+        service.status.code(),
+        Some(1),
+        "a service that nobody offers is told"
+    );
     assert!(text(&service.stdout).contains("FAIL"));
 }

@@ -12,7 +12,14 @@ use crate::{
 
 /// `strait check`.
 pub(super) async fn check(args: CheckArgs) -> Result<Exit, CliError> {
-    let found = match ask(&args.show.state, Request::Check { target: args.target.clone() }).await? {
+    let found = match ask(
+        &args.show.state,
+        Request::Check {
+            target: args.target.clone(),
+        },
+    )
+    .await?
+    {
         Reply::Check(found) => found,
         other => return Err(unexpected(&other)),
     };
@@ -51,7 +58,10 @@ fn told(diagnosis: &Diagnosis) -> String {
         text += &format!("  {mark:<5} {:<10} {}", step.name, plain(&step.detail));
         if let (StepStatus::Fail, Some(reason)) = (step.status, step.reason) {
             text += &format!(" [{reason}]");
-            let side = step.whose_side.map(|side| format!("{side}: ")).unwrap_or_default();
+            let side = step
+                .whose_side
+                .map(|side| format!("{side}: "))
+                .unwrap_or_default();
             text += &format!("\n        {:<10} fix on {side}{}", "", plain(&step.fix));
         }
         text.push('\n');
@@ -73,21 +83,40 @@ mod tests {
             reason: failed.then_some(Reason::Unreachable),
             whose_side: failed.then_some(Side::Path),
             detail: "what was seen".into(),
-            fix: if failed { "open the port".into() } else { String::new() },
+            fix: if failed {
+                "open the port".into()
+            } else {
+                String::new()
+            },
         }
     }
 
     fn found(steps: Vec<Step>) -> Vec<Diagnosis> {
-        vec![Diagnosis { target: "peer west".into(), steps }]
+        vec![Diagnosis {
+            target: "peer west".into(),
+            steps,
+        }]
     }
 
     #[test]
     fn the_exit_code_tells_broken_from_unknown() {
         use StepStatus::{Fail, Ok, Skipped};
-        assert_eq!(verdict(&found(vec![step("reach", Ok), step("probe", Ok)])), Exit::Ok);
-        assert_eq!(verdict(&found(vec![step("reach", Fail), step("probe", Skipped)])), Exit::Failed);
-        assert_eq!(verdict(&found(vec![step("reach", Ok), step("probe", Skipped)])), Exit::Usage);
-        assert_eq!(verdict(&found(vec![step("name", Skipped), step("probe", Ok)])), Exit::Ok);
+        assert_eq!(
+            verdict(&found(vec![step("reach", Ok), step("probe", Ok)])),
+            Exit::Ok
+        );
+        assert_eq!(
+            verdict(&found(vec![step("reach", Fail), step("probe", Skipped)])),
+            Exit::Failed
+        );
+        assert_eq!(
+            verdict(&found(vec![step("reach", Ok), step("probe", Skipped)])),
+            Exit::Usage
+        );
+        assert_eq!(
+            verdict(&found(vec![step("name", Skipped), step("probe", Ok)])),
+            Exit::Ok
+        );
     }
 
     #[test]

@@ -57,14 +57,19 @@ impl Checker {
         let services = services(&view, target);
         // All at once: each waits for the network, and together they must not take longer than one.
         let peers = peers.take(TARGETS_MAX).map(|f| self.peer(f, &view, &set));
-        let services = services.into_iter().take(TARGETS_MAX).map(|key| self.service(key, &view, &set));
+        let services = services
+            .into_iter()
+            .take(TARGETS_MAX)
+            .map(|key| self.service(key, &view, &set));
         let (mut found, services) = tokio::join!(join_all(peers), join_all(services));
         found.extend(services);
         found
     }
 
     async fn peer(&self, federation: &FederationView, view: &ControllerView, set: &ResourceSet) -> Diagnosis {
-        let spec = FederationName::parse(&federation.name).ok().and_then(|name| set.federations.get(&name));
+        let spec = FederationName::parse(&federation.name)
+            .ok()
+            .and_then(|name| set.federations.get(&name));
         let probe = match &federation.cluster {
             Some(cluster) => self.probe_peer(cluster).await,
             None => None,
@@ -77,7 +82,10 @@ impl Checker {
             probe,
         };
         let target = format!("peer {}", federation.name);
-        Diagnosis { target, steps: diagnose(&DiagnoseInput::Peer(input)) }
+        Diagnosis {
+            target,
+            steps: diagnose(&DiagnoseInput::Peer(input)),
+        }
     }
 
     async fn service(&self, key: ServiceKey, view: &ControllerView, set: &ResourceSet) -> Diagnosis {
@@ -87,23 +95,47 @@ impl Checker {
         let (answer, probe) = tokio::join!(self.resolve(&name), probe_service(gateway.socks, &name, import));
         let input = ServiceInput {
             import: import.cloned(),
-            offers: view.imports.offers.iter().filter(|o| o.service == key).cloned().collect(),
+            offers: view
+                .imports
+                .offers
+                .iter()
+                .filter(|o| o.service == key)
+                .cloned()
+                .collect(),
             peers: links(view),
             local_service: set.services.contains_key(&key),
             name: answer,
-            listeners: gateway.listeners.iter().filter(|l| l.service == key).cloned().collect(),
+            listeners: gateway
+                .listeners
+                .iter()
+                .filter(|l| l.service == key)
+                .cloned()
+                .collect(),
             socks: gateway.socks.is_some(),
             probe,
             service: key.clone(),
         };
         let target = format!("service {key}");
-        Diagnosis { target, steps: diagnose(&DiagnoseInput::Service(input)) }
+        Diagnosis {
+            target,
+            steps: diagnose(&DiagnoseInput::Service(input)),
+        }
     }
 
     async fn probe_peer(&self, peer: &ClusterId) -> Option<Result<Duration, (Reason, String)>> {
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(GatewayRequest::Probe { peer: peer.clone(), reply }).ok()?;
-        let late = || (Reason::DeadlineExceeded, format!("no answer within {} s", PROBE_TIMEOUT.as_secs()));
+        self.requests
+            .try_send(GatewayRequest::Probe {
+                peer: peer.clone(),
+                reply,
+            })
+            .ok()?;
+        let late = || {
+            (
+                Reason::DeadlineExceeded,
+                format!("no answer within {} s", PROBE_TIMEOUT.as_secs()),
+            )
+        };
         match timeout(PROBE_TIMEOUT, answer).await {
             Ok(Ok(result)) => Some(result.map_err(|e| (e.reason, e.detail))),
             Ok(Err(_)) => None,
@@ -120,7 +152,10 @@ impl Checker {
         let folder = self.manifests.clone();
         let read = tokio::task::spawn_blocking(move || {
             let files = read_manifests(&folder).unwrap_or_default();
-            let texts: Vec<_> = files.iter().map(|f| (f.path.display().to_string(), &f.text)).collect();
+            let texts: Vec<_> = files
+                .iter()
+                .map(|f| (f.path.display().to_string(), &f.text))
+                .collect();
             load(&texts).resources
         });
         read.await.unwrap_or_default()
@@ -138,7 +173,10 @@ fn services(view: &ControllerView, target: Option<&str>) -> Vec<ServiceKey> {
 
 fn links(view: &ControllerView) -> BTreeMap<ClusterId, PeerLink> {
     let link = |f: &FederationView| {
-        let link = PeerLink { usable_tunnels: f.link.usable_tunnels, mode: f.mode };
+        let link = PeerLink {
+            usable_tunnels: f.link.usable_tunnels,
+            mode: f.mode,
+        };
         f.cluster.clone().map(|cluster| (cluster, link))
     };
     view.federations.iter().filter_map(link).collect()
@@ -152,11 +190,19 @@ async fn probe_service(
 ) -> Option<Result<Duration, (Reason, String)>> {
     let port = import?.ports.iter().find(|p| p.protocol == Protocol::Tcp)?.port;
     let start = Instant::now();
-    Some(match timeout(PROBE_TIMEOUT, socks::connect(socks?, name, port)).await {
-        Ok(Ok(_)) => Ok(start.elapsed()),
-        Ok(Err(e)) => Err((Reason::NoBackend, format!("port {port}: {e}; the access log has the reason"))),
-        Err(_) => Err((Reason::DeadlineExceeded, format!("port {port}: nothing within {} s", PROBE_TIMEOUT.as_secs()))),
-    })
+    Some(
+        match timeout(PROBE_TIMEOUT, socks::connect(socks?, name, port)).await {
+            Ok(Ok(_)) => Ok(start.elapsed()),
+            Ok(Err(e)) => Err((
+                Reason::NoBackend,
+                format!("port {port}: {e}; the access log has the reason"),
+            )),
+            Err(_) => Err((
+                Reason::DeadlineExceeded,
+                format!("port {port}: nothing within {} s", PROBE_TIMEOUT.as_secs()),
+            )),
+        },
+    )
 }
 
 async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {

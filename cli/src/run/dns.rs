@@ -24,7 +24,9 @@ pub(super) async fn start(
     health: watch::Receiver<Arc<HealthView>>,
 ) -> Result<Option<DnsServer>, CliError> {
     let spec = &cluster.spec.dns;
-    let Some(address) = spec.listen.address() else { return Ok(None) };
+    let Some(address) = spec.listen.address() else {
+        return Ok(None);
+    };
     let listen = vec![address];
     let upstreams = match spec.upstreams.as_slice() {
         [] => resolv::upstreams(UPSTREAMS_MAX, &listen),
@@ -39,7 +41,9 @@ pub(super) async fn start(
 
 /// Registers its figures.
 pub(super) fn register(registry: &mut Registry, server: &DnsServer) {
-    registry.register_collector(Box::new(Figures { totals: Box::new(server.totals_reader()) }));
+    registry.register_collector(Box::new(Figures {
+        totals: Box::new(server.totals_reader()),
+    }));
 }
 
 /// Totals, read when scraped.
@@ -58,7 +62,8 @@ impl Collector for Figures {
         for (name, total) in (self.totals)().named() {
             let counter = ConstCounter::new(total);
             let name = format!("strait_dns_{name}");
-            let metric = encoder.encode_descriptor(&name, "What the DNS shim did", None, counter.metric_type())?;
+            let metric =
+                encoder.encode_descriptor(&name, "What the DNS shim did", None, counter.metric_type())?;
             counter.encode(metric)?;
         }
         Ok(())

@@ -55,7 +55,10 @@ mod tests {
     }
 
     fn link() -> GatewayEvent {
-        let state = LinkState { usable_tunnels: 1, ..LinkState::default() };
+        let state = LinkState {
+            usable_tunnels: 1,
+            ..LinkState::default()
+        };
         GatewayEvent::Observed(Observation::Link { peer: west(), state })
     }
 
@@ -65,7 +68,8 @@ mod tests {
         let mut snapshot = Snapshot::empty(east.clone());
         let peer = Peer {
             cluster: west(),
-            trust_domain: strait_federation_api::TrustDomain::parse("west.aaaaaaaaaaaaaaaaaaaaaaaaaa").unwrap(),
+            trust_domain: strait_federation_api::TrustDomain::parse("west.aaaaaaaaaaaaaaaaaaaaaaaaaa")
+                .unwrap(),
             mode: PeerMode::Active,
             addresses: Vec::new(),
             instances: std::collections::BTreeSet::new(),
@@ -82,7 +86,11 @@ mod tests {
         assert_eq!(health_rx.borrow_and_update().link(&west()), Some(true));
         snapshot_tx.send(Arc::new(Snapshot::empty(east))).unwrap();
         health_rx.changed().await.unwrap();
-        assert_eq!(health_rx.borrow().link(&west()), None, "a peer that is gone is forgotten");
+        assert_eq!(
+            health_rx.borrow().link(&west()),
+            None,
+            "a peer that is gone is forgotten"
+        );
         drop(event_tx);
         task.await.unwrap();
     }

@@ -47,7 +47,9 @@ struct Read {
 impl LastSnapshot {
     /// In this state directory.
     pub(crate) fn in_state(state: &Path) -> Self {
-        Self { path: state.join(FILE_NAME) }
+        Self {
+            path: state.join(FILE_NAME),
+        }
     }
 
     /// The snapshot of an earlier run of `cluster`, if there is a good one.
@@ -81,8 +83,16 @@ impl LastSnapshot {
     /// Replaces the file in one step; a crash leaves the old or the new one.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> io::Result<()> {
         let next = self.path.with_extension("json.next");
-        let bytes = serde_json::to_vec(&Written { version: VERSION, snapshot })?;
-        let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&next)?;
+        let bytes = serde_json::to_vec(&Written {
+            version: VERSION,
+            snapshot,
+        })?;
+        let mut file: File = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(&next)?;
         file.write_all(&bytes)?;
         // Without this a power loss may leave the new name with no bytes.
         file.sync_all()?;
@@ -151,7 +161,10 @@ mod tests {
         assert_eq!(file.load(&cluster("east")), None);
         file.save(&snapshot("east")).unwrap();
         assert_eq!(file.load(&cluster("east")), Some(snapshot("east")));
-        assert_eq!(fs::metadata(&file.path).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(
+            fs::metadata(&file.path).unwrap().permissions().mode() & 0o777,
+            MODE
+        );
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
     }
 

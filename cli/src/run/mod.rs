@@ -128,7 +128,11 @@ impl Process {
         let dns = runtime.block_on(dns::start(&cluster, snapshots.clone(), health_seen))?;
 
         let figures = prepared.metrics();
-        let link = GatewayLink { events: from_gateway, requests: requests.clone(), status: gateway.status() };
+        let link = GatewayLink {
+            events: from_gateway,
+            requests: requests.clone(),
+            status: gateway.status(),
+        };
         let controller = prepared
             .start(link, runtime.handle())
             .map_err(|e| start_error("controller", &e, e.reason()))?;
@@ -137,7 +141,9 @@ impl Process {
             gateway: gateway.status(),
             requests,
             manifests: args.config.clone(),
-            dns: dns.as_ref().and_then(|server| server.local_addrs().first().copied()),
+            dns: dns
+                .as_ref()
+                .and_then(|server| server.local_addrs().first().copied()),
         };
         let service = Arc::new(Service {
             controller: controller.handle(),
@@ -178,7 +184,14 @@ impl Process {
             tasks.spawn(admin.serve(listener));
         }
         tasks.spawn(open_gates(gates, snapshots));
-        Ok(Self { controller, gateway, dns, signals, tasks, serving: readiness })
+        Ok(Self {
+            controller,
+            gateway,
+            dns,
+            signals,
+            tasks,
+            serving: readiness,
+        })
     }
 
     /// Waits for a signal (or for a part that ends by itself), then drains; a second signal ends at once.
@@ -217,7 +230,8 @@ fn bind(args: &RunArgs, cluster: &Cluster, runtime: &Runtime) -> Result<Bound, C
         None => None,
         Some(address) => {
             let taken = |e: std::io::Error| {
-                CliError::failed(format!("admin address {address}: {e}")).help("set spec.admin of the Cluster, or `off`")
+                CliError::failed(format!("admin address {address}: {e}"))
+                    .help("set spec.admin of the Cluster, or `off`")
             };
             let listener = runtime.block_on(Admin::bind(address)).map_err(taken)?;
             let bound = listener.local_addr().map_err(taken)?;
@@ -240,9 +254,13 @@ fn relay(prepared: &Prepared, state: &Path, tasks: &mut JoinSet<()>) -> watch::R
     let mut from = prepared.snapshot();
     let file = LastSnapshot::in_state(state);
     let mut first = Arc::clone(&from.borrow_and_update());
-    if first.is_unset() && let Some(last) = file.load(&first.cluster) {
+    if first.is_unset()
+        && let Some(last) = file.load(&first.cluster)
+    {
         first = Arc::new(last);
-    } else if !first.is_unset() && let Err(e) = file.save(&first) {
+    } else if !first.is_unset()
+        && let Err(e) = file.save(&first)
+    {
         warn!(error = %e, "the snapshot cannot be kept: a restart will wait for the controller");
     }
     let (to, snapshots) = watch::channel(first);
@@ -271,10 +289,18 @@ async fn open_gates((gateway, controller): (Gate, Gate), mut snapshots: watch::R
 async fn bound_socks(gateway: &Gateway) -> Option<SocketAddr> {
     let mut status = gateway.status();
     let first = status.wait_for(|status| status.listen.is_some());
-    tokio::time::timeout(STATUS_TIMEOUT, first).await.ok()?.ok()?.socks
+    tokio::time::timeout(STATUS_TIMEOUT, first)
+        .await
+        .ok()?
+        .ok()?
+        .socks
 }
 
 fn start_error(what: &str, error: &dyn std::error::Error, reason: Reason) -> CliError {
-    let exit = if reason == Reason::ConfigInvalid { CliError::config } else { CliError::failed };
+    let exit = if reason == Reason::ConfigInvalid {
+        CliError::config
+    } else {
+        CliError::failed
+    };
     exit(format!("{what}: {error}")).because(reason)
 }

@@ -15,12 +15,15 @@ pub(super) fn upstreams(max: usize, ourselves: &[SocketAddr]) -> Vec<SocketAddr>
 
 fn parse(text: &str, max: usize, ourselves: &[SocketAddr]) -> Vec<SocketAddr> {
     let is_us = |address: &SocketAddr| {
-        ourselves.iter().any(|us| us.port() == address.port() && (us.ip() == address.ip() || us.ip().is_unspecified()))
+        ourselves
+            .iter()
+            .any(|us| us.port() == address.port() && (us.ip() == address.ip() || us.ip().is_unspecified()))
     };
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_ascii_whitespace();
-            let address = words.next().filter(|&w| w == "nameserver").and(words.next())?;
+            words.next().filter(|&word| word == "nameserver")?;
+            let address = words.next()?;
             // An address with a zone (fe80::1%eth0) cannot be an upstream of ours: it is passed over.
             address.parse::<IpAddr>().ok()
         })
@@ -42,9 +45,16 @@ mod tests {
             let ours: Vec<SocketAddr> = ours.iter().map(|a| a.parse().unwrap()).collect();
             parse(text, max, &ours).iter().map(ToString::to_string).collect()
         };
-        assert_eq!(ips(9, &[]), ["127.0.0.53:53", "[::1]:53", "10.0.0.2:53", "10.0.0.3:53"]);
+        assert_eq!(
+            ips(9, &[]),
+            ["127.0.0.53:53", "[::1]:53", "10.0.0.2:53", "10.0.0.3:53"]
+        );
         assert_eq!(ips(2, &["127.0.0.53:53"]), ["[::1]:53", "10.0.0.2:53"]);
-        assert_eq!(ips(9, &["127.0.0.53:5353"]).len(), 4, "another port is another server");
+        assert_eq!(
+            ips(9, &["127.0.0.53:5353"]).len(),
+            4,
+            "another port is another server"
+        );
         assert!(ips(9, &["0.0.0.0:53"]).is_empty());
     }
 }

@@ -48,12 +48,17 @@ impl Service {
 
     async fn invite(&self, federation: &str, ttl: Option<u64>) -> Result<Reply, Failure> {
         let invited = self.controller.invite(federation, ttl).await?;
-        Ok(Reply::Invited { token: (*invited.token).clone(), invite: invited.invite })
+        Ok(Reply::Invited {
+            token: (*invited.token).clone(),
+            invite: invited.invite,
+        })
     }
 
     async fn join(&self, token: String, federation: Option<&str>) -> Result<Reply, Failure> {
         let federation = self.controller.join(Zeroizing::new(token), federation).await?;
-        Ok(Reply::Joining { federation: federation.to_string() })
+        Ok(Reply::Joining {
+            federation: federation.to_string(),
+        })
     }
 
     fn bundle(&self) -> Reply {
@@ -70,7 +75,9 @@ impl Service {
             self.log.set(directives)?;
             tracing::info!(directives, "log level changed");
         }
-        Ok(Reply::LogLevel { directives: self.log.get() })
+        Ok(Reply::LogLevel {
+            directives: self.log.get(),
+        })
     }
 }
 
@@ -81,14 +88,16 @@ impl Handler for Service {
             Request::Invites => Ok(Reply::Invites(self.controller.view().invites.clone())),
             Request::RevokeInvite { federation } => {
                 self.controller.revoke_invite(&federation).await?;
-                Ok(Reply::Done { message: format!("the invite of federation {federation:?} is revoked") })
+                Ok(Reply::Done {
+                    message: format!("the invite of federation {federation:?} is revoked"),
+                })
             }
             Request::Join { token, federation } => self.join(token, federation.as_deref()).await,
             Request::Status => Ok(Reply::Status(Box::new(self.status()))),
             Request::Check { target } => Ok(Reply::Check(self.checker.check(target.as_deref()).await)),
-            Request::Drain { federation, undo } => {
-                Ok(Reply::Done { message: self.controller.drain(&federation, undo).await? })
-            }
+            Request::Drain { federation, undo } => Ok(Reply::Done {
+                message: self.controller.drain(&federation, undo).await?,
+            }),
             Request::RotateRoot { action } => {
                 Ok(Reply::Rotation(self.controller.rotate_root(action.into()).await?))
             }
@@ -111,12 +120,19 @@ impl From<RotateAction> for strait_controller::RotateAction {
 
 impl From<ControllerError> for Failure {
     fn from(e: ControllerError) -> Self {
-        Self { reason: Some(e.reason()), ..Self::new(e.to_string()) }
+        Self {
+            reason: Some(e.reason()),
+            ..Self::new(e.to_string())
+        }
     }
 }
 
 impl From<CliError> for Failure {
     fn from(e: CliError) -> Self {
-        Self { reason: e.reason, message: e.message, help: e.help }
+        Self {
+            reason: e.reason,
+            message: e.message,
+            help: e.help,
+        }
     }
 }
