@@ -147,7 +147,7 @@ impl Prepared {
     /// The snapshot, already made of what is known without any peer.
     #[must_use]
     pub fn snapshot(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.engine.snapshot.subscribe()
+        self.engine.out.snapshot.subscribe()
     }
 
     /// Counters to register.
@@ -184,9 +184,9 @@ impl Prepared {
         });
         let handle = ControllerHandle {
             asks,
-            view: engine.view.subscribe(),
-            snapshot: engine.snapshot.subscribe(),
-            bundle: engine.bundle.subscribe(),
+            view: engine.out.view.subscribe(),
+            snapshot: engine.out.snapshot.subscribe(),
+            bundle: engine.out.bundle.subscribe(),
         };
         let ended = spawn(engine, inlets)?;
         Ok(Running {

@@ -91,30 +91,7 @@ impl Engine {
         ttl: Option<u64>,
     ) -> Result<(Zeroizing<String>, InviteView), ControllerError> {
         let ttl = ttl.map(duration).transpose()?;
-        let spec = match self
-            .set()
-            .federations
-            .get(name)
-            .map(|federation| &federation.spec.trust)
-        {
-            Some(Trust::Static(_)) => {
-                return Err(ControllerError::refused(
-                    Reason::ConfigInvalid,
-                    format!(
-                        "the Federation '{name}' has static trust; change spec.trust in its file by hand if you mean to invite"
-                    ),
-                ));
-            }
-            Some(Trust::Invite(spec)) => spec.clone(),
-            Some(Trust::Join(_)) | None => InviteTrust {
-                // Not one that a former invite of this Federation was made for: that one is spent.
-                serial: self
-                    .invites
-                    .get(name)
-                    .map_or(1, |record| record.serial.saturating_add(1)),
-                ..InviteTrust::default()
-            },
-        };
+        let spec = self.invite_spec(name)?;
         if let Some(open) = self.open_invite(name, spec.serial, ttl) {
             return Ok(open);
         }
@@ -137,6 +114,36 @@ impl Engine {
         self.open_invite(name, spec.serial, None).ok_or_else(|| {
             ControllerError::refused(Reason::InviteExpired, "the invite expired while it was made")
         })
+    }
+
+    /// What the manifest of a Federation asks for, or would.
+    fn invite_spec(&self, name: &FederationName) -> Result<InviteTrust, ControllerError> {
+        Ok(
+            match self
+                .set()
+                .federations
+                .get(name)
+                .map(|federation| &federation.spec.trust)
+            {
+                Some(Trust::Static(_)) => {
+                    return Err(ControllerError::refused(
+                        Reason::ConfigInvalid,
+                        format!(
+                            "the Federation '{name}' has static trust; change spec.trust in its file by hand if you mean to invite"
+                        ),
+                    ));
+                }
+                Some(Trust::Invite(spec)) => spec.clone(),
+                Some(Trust::Join(_)) | None => InviteTrust {
+                    // Not one that a former invite of this Federation was made for: that one is spent.
+                    serial: self
+                        .invites
+                        .get(name)
+                        .map_or(1, |record| record.serial.saturating_add(1)),
+                    ..InviteTrust::default()
+                },
+            },
+        )
     }
 
     /// The token of an open invite. A ttl asks for a new one.

@@ -120,7 +120,7 @@ impl Engine {
         let record = self.trusted.forget(&self.authority, peer)?;
         self.peerings.remove(peer);
         self.cache.forget(peer);
-        if self.sights.created.remove(peer).is_some() {
+        if self.kept.sights.created.remove(peer).is_some() {
             self.sights_changed = true;
         }
         if let Some(record) = record {

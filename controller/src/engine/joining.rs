@@ -3,9 +3,13 @@
 //! Owns the order of records on both sides, so that a stop between any two of them ends joined or can be run again. Called by the
 //! engine for the desks of sessions, and when control streams arrive.
 
-use strait_federation_api::{ClusterId, Reason, TrustDomain, control::JoinStream, resources::FederationName};
+use strait_federation_api::{
+    ClusterId, Reason, TrustDomain,
+    control::JoinStream,
+    resources::{Federation, FederationName},
+};
 use strait_trust_bridge::{
-    InviteId, TrustError,
+    InviteId, PeerTrust, TrustError,
     envelope::encode_payload,
     invite::{InviteContext, InviteState},
     join::{Exporter, JoinAttempt, JoinRequest, PROOF_LEN},
@@ -58,42 +62,49 @@ impl Engine {
             taken: &taken,
         };
         let accepted = record.invite.decide(request, &context, now)?;
-        let domain = accepted.peer.trust_domain().clone();
-        let stated = self
-            .set()
-            .federations
-            .get(&record.federation)
-            .and_then(|f| f.peer_cluster().cloned());
-        self.check_free(&record.federation, &accepted.peer, stated.as_ref()).map_err(|error| {
-            tracing::warn!(federation = %record.federation, %domain, reason = %error.reason(), "a join is refused: {error}");
-            match error {
-                ControllerError::Trust(error) => error,
-                _ => TrustError::TrustDomainTaken(domain.clone()),
-            }
-        })?;
-        let federation = record.federation.clone();
+        self.check_joiner(&record.federation, &accepted.peer)?;
         let bound = InviteRecord {
             invite: accepted.invite,
             ..record
         };
+        let (federation, proof) = (bound.federation.clone(), accepted.proof);
         self.invites.put(bound, now).map_err(as_trust)?;
-        // A retry of a joiner that is active already must not make it wait for its control stream again.
-        let already = self
-            .trusted
-            .get(accepted.peer.cluster())
-            .is_some_and(|held| held.activated && held.peer.trust_domain() == accepted.peer.trust_domain());
-        let trust = TrustRecord {
-            federation: federation.clone(),
-            origin: Origin::Invite {
-                invite: request.invite,
-            },
-            peer: accepted.peer,
-            addresses: Vec::new(),
-            activated: already,
-        };
-        self.replace_trust(trust).map_err(as_trust)?;
+        self.hold_joiner(federation, request.invite, accepted.peer)
+            .map_err(as_trust)?;
+        Ok(proof)
+    }
+
+    /// A peer's name and domain must be free here. The other side learns no more than that they are not.
+    fn check_joiner(&self, federation: &FederationName, peer: &PeerTrust) -> Result<(), TrustError> {
+        let set = self.set();
+        let stated = set.federations.get(federation).and_then(Federation::peer_cluster);
+        self.check_free(federation, peer, stated).map_err(|error| {
+            tracing::warn!(%federation, domain = %peer.trust_domain(), reason = %error.reason(), "a join is refused: {error}");
+            match error {
+                ControllerError::Trust(error) => error,
+                _ => TrustError::TrustDomainTaken(peer.trust_domain().clone()),
+            }
+        })
+    }
+
+    fn hold_joiner(
+        &mut self,
+        federation: FederationName,
+        invite: InviteId,
+        peer: PeerTrust,
+    ) -> Result<(), ControllerError> {
+        let domain = peer.trust_domain().clone();
+        // A joiner that is active already does not wait for its control stream again.
+        let held = self.trusted.get(peer.cluster());
+        let activated = held.is_some_and(|held| held.activated && *held.peer.trust_domain() == domain);
         tracing::info!(%federation, %domain, "a joiner has proven the invite's secret; waiting for its control connection");
-        Ok(accepted.proof)
+        self.replace_trust(TrustRecord {
+            federation,
+            origin: Origin::Invite { invite },
+            peer,
+            addresses: Vec::new(),
+            activated,
+        })
     }
 
     /// Our request for an inviter's offer.
@@ -119,18 +130,7 @@ impl Engine {
         let JoinAttempt::Joined { peer } = attempt.complete(offer, request, exporter, proof)? else {
             return Err(TrustError::WrongJoinState("the attempt did not complete"));
         };
-        let stated = self
-            .set()
-            .federations
-            .get(federation)
-            .and_then(|f| f.peer_cluster().cloned());
-        self.check_free(federation, &peer, stated.as_ref()).map_err(|error| match error {
-            ControllerError::Trust(error) => error,
-            other => {
-                tracing::warn!(%federation, reason = %other.reason(), "the join cannot be completed: {other}");
-                TrustError::TrustDomainTaken(peer.trust_domain().clone())
-            }
-        })?;
+        self.check_joiner(federation, &peer)?;
         let cluster = peer.cluster().clone();
         let trust = TrustRecord {
             federation: federation.clone(),

@@ -86,9 +86,7 @@ pub(crate) struct Engine {
     pub(crate) trusted: Peers,
     pub(crate) invites: Invites,
     pub(crate) joins: Joins,
-    pub(crate) vips: VipTable,
-    pub(crate) own: OwnExports,
-    pub(crate) sights: FirstSights,
+    pub(crate) kept: Kept,
 
     pub(crate) source: SourceState,
     pub(crate) folder: Option<std::path::PathBuf>,
@@ -108,14 +106,27 @@ pub(crate) struct Engine {
     pub(crate) cache_rebuilt: Option<String>,
 
     pub(crate) conditions: Conditions,
-    pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
-    pub(crate) view: watch::Sender<Arc<ControllerView>>,
-    pub(crate) bundle: watch::Sender<Arc<crate::OwnBundle>>,
+    pub(crate) out: Outlets,
     pub(crate) metrics: Metrics,
     pub(crate) carrier: Option<Carrier>,
     /// When it was made: numbers of our catalogs rise from the microseconds since.
     pub(crate) started: Instant,
     pub(crate) tasks: u64,
+}
+
+/// Small records, as they are on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) vips: VipTable,
+    pub(crate) own: OwnExports,
+    pub(crate) sights: FirstSights,
+}
+
+/// What everybody may read.
+pub(crate) struct Outlets {
+    pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
+    pub(crate) view: watch::Sender<Arc<ControllerView>>,
+    pub(crate) bundle: watch::Sender<Arc<crate::OwnBundle>>,
 }
 
 /// The ways out, once there is a gateway and a runtime.

@@ -9,12 +9,16 @@ use std::{
 };
 
 use strait_federation_api::{
-    ClusterId, Epoch, resources::FederationName, snapshot::Snapshot, view::ControllerView,
+    Epoch, Reason,
+    catalog::Catalog,
+    resources::{Cluster, FederationName},
+    snapshot::Snapshot,
+    view::{ControllerView, ImportsView},
 };
 use strait_trust_bridge::spiffe_json;
 use tokio::sync::watch;
 
-use super::{Conditions, Engine, Health, LocalExports, Peering};
+use super::{Conditions, Engine, Health, Kept, LocalExports, Outlets, Peering};
 use crate::{
     ControllerConfig, ControllerError, OwnBundle,
     cache::SledCache,
@@ -23,10 +27,11 @@ use crate::{
     metrics::Metrics,
     records::{
         Disk, Record, RecordName, Records,
-        types::{EpochRecord, InstanceRecord},
+        types::{EpochRecord, FirstSights, InstanceRecord, OwnExports},
     },
     source::Source,
     trust::{Authority, AuthorityConfig, Peers},
+    vip::VipTable,
 };
 
 impl Engine {
@@ -63,25 +68,10 @@ impl Engine {
         if let Some(why) = &cache.rebuilt {
             tracing::warn!(reason = "CacheRebuilt", "the catalog cache starts empty: {why}");
         }
-        let snapshot = Snapshot {
-            epoch,
-            zone: cluster.spec.zone.clone(),
-            ..Snapshot::empty(cluster.id.clone())
-        };
         let mut engine = Self {
             shown: BTreeSet::new(),
-            view: watch::Sender::new(Arc::new(empty_view(&cluster.id, &authority, epoch))),
-            snapshot: watch::Sender::new(Arc::new(snapshot)),
-            bundle: watch::Sender::new(Arc::new(own_bundle(&authority)?)),
-            vips: records
-                .load(&name_of::<crate::vip::VipTable>()?)?
-                .unwrap_or_default(),
-            own: records
-                .load(&name_of::<crate::records::types::OwnExports>()?)?
-                .unwrap_or_default(),
-            sights: records
-                .load(&name_of::<crate::records::types::FirstSights>()?)?
-                .unwrap_or_default(),
+            out: outlets(&cluster, &authority, epoch)?,
+            kept: kept(&records)?,
             peerings: BTreeMap::new(),
             cluster,
             instance,
@@ -98,7 +88,7 @@ impl Engine {
             renamed_to: None,
             local: LocalExports::default(),
             health: Health::default(),
-            offered: strait_federation_api::catalog::Catalog::new(),
+            offered: Catalog::new(),
             listeners: BTreeMap::new(),
             troubles: BTreeMap::new(),
             sights_changed: false,
@@ -109,22 +99,28 @@ impl Engine {
             started: Instant::now(),
             tasks: 0,
         };
-        engine.load_cache();
-        engine.drop_unasked()?;
-        let state = engine.source.clone();
-        engine.on_source(state);
-        if let Some(other) = &engine.renamed_to {
+        engine.begin()?;
+        Ok(engine)
+    }
+
+    /// Brings everything in line with the manifests and makes the first snapshot.
+    fn begin(&mut self) -> Result<(), ControllerError> {
+        self.load_cache();
+        self.drop_unasked()?;
+        let state = self.source.clone();
+        self.on_source(state);
+        if let Some(other) = &self.renamed_to {
             // The CA's own check says the same first; this is for a state directory without one.
             return Err(ControllerError::refused(
-                strait_federation_api::Reason::ConfigInvalid,
+                Reason::ConfigInvalid,
                 format!(
                     "the Cluster manifest is named '{other}', this is '{}'",
-                    engine.cluster.id
+                    self.cluster.id
                 ),
             ));
         }
-        engine.settle();
-        Ok(engine)
+        self.settle();
+        Ok(())
     }
 
     /// Invites and joins of Federations that went while nothing ran are void. Trust is only put out of force: a wrong folder at a
@@ -161,12 +157,8 @@ impl Engine {
 
 /// The record's name is its kind.
 pub(super) fn name_of<R: Record>() -> Result<RecordName, ControllerError> {
-    RecordName::parse(R::KIND).map_err(|rule| {
-        ControllerError::refused(
-            strait_federation_api::Reason::Internal,
-            format!("{}: {rule}", R::KIND),
-        )
-    })
+    RecordName::parse(R::KIND)
+        .map_err(|rule| ControllerError::refused(Reason::Internal, format!("{}: {rule}", R::KIND)))
 }
 
 fn load_or<R: Record>(
@@ -193,19 +185,37 @@ fn next_epoch(records: &Records) -> Result<Epoch, ControllerError> {
     Ok(epoch)
 }
 
-fn empty_view(cluster: &ClusterId, authority: &Authority, epoch: Epoch) -> ControllerView {
-    ControllerView {
-        cluster: cluster.clone(),
+fn kept(records: &Records) -> Result<Kept, ControllerError> {
+    Ok(Kept {
+        vips: records.load(&name_of::<VipTable>()?)?.unwrap_or_default(),
+        own: records.load(&name_of::<OwnExports>()?)?.unwrap_or_default(),
+        sights: records.load(&name_of::<FirstSights>()?)?.unwrap_or_default(),
+    })
+}
+
+fn outlets(cluster: &Cluster, authority: &Authority, epoch: Epoch) -> Result<Outlets, ControllerError> {
+    let snapshot = Snapshot {
+        epoch,
+        zone: cluster.spec.zone.clone(),
+        ..Snapshot::empty(cluster.id.clone())
+    };
+    let view = ControllerView {
+        cluster: cluster.id.clone(),
         trust_domain: authority.ca().trust_domain().clone(),
         epoch,
         version: 0,
         conditions: Vec::new(),
         federations: Vec::new(),
         exports: Vec::new(),
-        imports: strait_federation_api::view::ImportsView::default(),
+        imports: ImportsView::default(),
         invites: Vec::new(),
         rotation: authority.rotation_view(&BTreeSet::new()),
-    }
+    };
+    Ok(Outlets {
+        snapshot: watch::Sender::new(Arc::new(snapshot)),
+        view: watch::Sender::new(Arc::new(view)),
+        bundle: watch::Sender::new(Arc::new(own_bundle(authority)?)),
+    })
 }
 
 /// Our bundle as people are shown it.

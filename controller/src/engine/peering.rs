@@ -90,6 +90,7 @@ impl Engine {
             first_number: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
         let sights = self
+            .kept
             .sights
             .created
             .get(peer)
@@ -135,7 +136,8 @@ impl Engine {
         match event {
             Event::Gateways(gateways) => self.on_gateways(peer, gateways),
             Event::FirstSight { uid, created } => {
-                self.sights
+                self.kept
+                    .sights
                     .created
                     .entry(peer.clone())
                     .or_default()
@@ -143,7 +145,7 @@ impl Engine {
                 self.sights_changed = true;
             }
             Event::SightsForgotten(uids) => {
-                if let Some(seen) = self.sights.created.get_mut(peer) {
+                if let Some(seen) = self.kept.sights.created.get_mut(peer) {
                     seen.retain(|uid, _| !uids.contains(uid));
                     self.sights_changed = true;
                 }
@@ -269,7 +271,7 @@ impl Engine {
 
     /// Asks peers that we import from and cannot dial for a data tunnel.
     pub(super) fn ask_for_tunnels(&mut self) {
-        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let snapshot = Arc::clone(&self.out.snapshot.borrow());
         for (cluster, peering) in &mut self.peerings {
             let Some(peer) = snapshot.peers.get(cluster) else {
                 continue;

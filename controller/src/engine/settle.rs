@@ -65,7 +65,7 @@ impl Engine {
 
     fn save_births(&mut self, now: u64) {
         let present: BTreeSet<ServiceKey> = self.local.exports.keys().cloned().collect();
-        let mut own = self.own.clone();
+        let mut own = self.kept.own.clone();
         if !note_births(
             &mut own,
             &present,
@@ -75,7 +75,7 @@ impl Engine {
             return;
         }
         match name_of::<crate::records::types::OwnExports>().and_then(|name| self.records.save(&name, &own)) {
-            Ok(()) => self.own = own,
+            Ok(()) => self.kept.own = own,
             Err(error) => drop(self.failed("record the exports' ids", &error)),
         }
     }
@@ -85,7 +85,7 @@ impl Engine {
             return;
         }
         match name_of::<crate::records::types::FirstSights>()
-            .and_then(|name| self.records.save(&name, &self.sights))
+            .and_then(|name| self.records.save(&name, &self.kept.sights))
         {
             Ok(()) => self.sights_changed = false,
             Err(error) => drop(self.failed("record first sights", &error)),
@@ -96,7 +96,7 @@ impl Engine {
     fn offers(&mut self) -> Catalog {
         let fresh = self
             .local
-            .offers(&self.own, self.cluster.spec.zone.as_ref(), &self.health);
+            .offers(&self.kept.own, self.cluster.spec.zone.as_ref(), &self.health);
         let fresh = fresh
             .into_iter()
             .map(|(key, offer)| (key, Arc::unwrap_or_clone(offer)))
@@ -163,13 +163,13 @@ impl Engine {
             .iter()
             .any(|(federation, _)| federation.spec.mode == PeerMode::Suspended)
         {
-            wanted.extend(self.vips.by_owner().into_keys());
+            wanted.extend(self.kept.vips.by_owner().into_keys());
         }
-        let mut vips = self.vips.clone();
+        let mut vips = self.kept.vips.clone();
         let settled = vips.settle(&wanted, ranges, now);
         if settled.changed {
             match name_of::<crate::vip::VipTable>().and_then(|name| self.records.save(&name, &vips)) {
-                Ok(()) => self.vips = vips,
+                Ok(()) => self.kept.vips = vips,
                 Err(error) => drop(self.failed("record virtual addresses", &error)),
             }
         }
@@ -177,10 +177,10 @@ impl Engine {
     }
 
     fn publish_snapshot(&self, settled: &Settled) {
-        let old = Arc::clone(&self.snapshot.borrow());
+        let old = Arc::clone(&self.out.snapshot.borrow());
         let ranges = self.cluster.spec.vip_range.nets();
         let rules = Self::export_rules(&settled.active);
-        let imports = compile::imports(&settled.merged.imports, &self.cluster.id, ranges, &self.vips);
+        let imports = compile::imports(&settled.merged.imports, &self.cluster.id, ranges, &self.kept.vips);
         let mut new = Snapshot {
             epoch: self.epoch,
             version: old.version,
@@ -195,7 +195,7 @@ impl Engine {
         }
         new.version += 1;
         self.metrics.snapshots.inc();
-        self.snapshot.send_replace(Arc::new(new));
+        self.out.snapshot.send_replace(Arc::new(new));
     }
 
     fn snapshot_peers(&self, settled: &Settled) -> BTreeMap<ClusterId, Peer> {
@@ -227,7 +227,7 @@ impl Engine {
         let Ok(own) = own_bundle(&self.authority) else {
             return;
         };
-        self.bundle.send_if_modified(|held| {
+        self.out.bundle.send_if_modified(|held| {
             let changed = **held != own;
             if changed {
                 *held = Arc::new(own);

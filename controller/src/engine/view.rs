@@ -68,7 +68,7 @@ impl Engine {
     /// Builds the view and publishes it if it changed.
     pub(super) fn publish_view(&mut self, settled: &Settled, now: u64) {
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let version = self.snapshot.borrow().version;
+        let version = self.out.snapshot.borrow().version;
         let view = ControllerView {
             cluster: self.cluster.id.clone(),
             trust_domain: self.authority.ca().trust_domain().clone(),
@@ -82,7 +82,7 @@ impl Engine {
             rotation: self.authority.rotation_view(&self.peer_domains()),
         };
         self.conditions.forget_unseen();
-        self.view.send_if_modified(|held| {
+        self.out.view.send_if_modified(|held| {
             let changed = **held != view;
             if changed {
                 *held = Arc::new(view);
@@ -189,7 +189,7 @@ impl Engine {
     }
 
     fn imports_view(&mut self, settled: &Settled, now: i64) -> ImportsView {
-        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let snapshot = Arc::clone(&self.out.snapshot.borrow());
         let views: Vec<_> = snapshot
             .imports
             .values()

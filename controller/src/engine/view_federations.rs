@@ -83,16 +83,18 @@ impl Engine {
                 connected(active, peering, settled),
                 synced(active, peering),
             ],
-            None => {
-                let waits = "there is no trust yet";
-                vec![
-                    self.untrusted_says(federation, record),
-                    Says::new("Connected", false, Reason::JoinPending, waits),
-                    Says::new("Synced", false, Reason::JoinPending, waits),
-                ]
-            }
+            None => self.unjoined_says(federation, record),
         };
         (view, says)
+    }
+
+    fn unjoined_says(&self, federation: &Federation, record: Option<&TrustRecord>) -> Vec<Says> {
+        let waits = |kind| Says::new(kind, false, Reason::JoinPending, "there is no trust yet");
+        vec![
+            self.untrusted_says(federation, record),
+            waits("Connected"),
+            waits("Synced"),
+        ]
     }
 
     fn trusted_says(&self, (federation, record): &Active, peering: &Peering) -> Says {
