@@ -166,7 +166,7 @@ impl Door {
         let (kind, found) = match admission {
             Admission::Join => {
                 self.shared.counters.accepted.add(1);
-                join::serve(self.shared, quic, remote).await;
+                join::serve(self.shared, quic, origin.health, remote).await;
                 return Ok(());
             }
             Admission::Control(found) => (TunnelKind::Control, found),

@@ -40,7 +40,7 @@ pub(crate) async fn join(dialler: Dialler, order: JoinDial) {
     let dialling = async {
         let dialled = dialler.dial(&addresses, 0, &Target::Join(pin)).await?;
         let remote = dialled.remote;
-        join::dialled(dialled.quic, remote)
+        join::dialled(dialled.quic, &dialled.health, remote)
             .await
             .map_err(|reason| said(remote, reason))
     };

@@ -15,7 +15,7 @@ use crate::{
     conn::Conn,
     failure,
     pipe::{self, PREFACE_TIMEOUT, Pipe},
-    shared::{Shared, Stage},
+    shared::{Listed, Shared, Stage},
 };
 
 /// Drives `conn` to its end. `ready` learns whether it became the pair's control connection.
@@ -24,6 +24,7 @@ pub(crate) async fn serve(
     conn: Arc<Conn>,
     ready: impl FnOnce(Result<(), Reason>) + Send,
 ) {
+    let _listed = Listed::new(&shared, &conn);
     let reason = match establish(&shared, &conn).await {
         Ok(pipe) => {
             ready(Ok(()));
@@ -36,7 +37,6 @@ pub(crate) async fn serve(
     };
     conn.close(reason);
     tracing::info!(tunnel = conn.id, peer = %conn.peer().cluster, reason = reason.name(), "control connection down");
-    shared.forget(&conn);
 }
 
 async fn establish(shared: &Shared, conn: &Arc<Conn>) -> Result<(Pipe, pipe::Holder), Reason> {
@@ -54,7 +54,7 @@ async fn establish(shared: &Shared, conn: &Arc<Conn>) -> Result<(Pipe, pipe::Hol
         }
     };
     match timeout(PREFACE_TIMEOUT, opening).await {
-        Ok(Ok((send, recv))) => Ok(Pipe::new(send, recv)),
+        Ok(Ok((send, recv))) => Ok(Pipe::new(send, recv, conn.health())),
         // The peer's own words, if it closed, tell more than the broken stream.
         Ok(Err(Reason::TunnelLost)) => Err(quic
             .close_reason()

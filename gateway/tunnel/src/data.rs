@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{ReadExactError, RecvStream, SendStream, VarInt};
 use strait_federation_api::Reason;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -23,7 +23,8 @@ use crate::{
     failure,
     hello::{self, Frame, HEADER_LEN, Hello},
     liveness::{Liveness, Sight, Verdict},
-    shared::{Shared, Stage},
+    runtime::Guarded,
+    shared::{Listed, Shared, Stage},
     transport::STREAMS_AFTER_HELLO,
     tunnel::{StreamAcceptor, Tunnel},
     window::SendWindow,
@@ -51,6 +52,7 @@ pub(crate) async fn serve(
     acceptor: Arc<dyn StreamAcceptor>,
     ready: impl FnOnce(Result<(), Reason>) + Send,
 ) {
+    let _listed = Listed::new(&shared, &conn);
     let reason = match greet(&shared, &conn).await {
         Ok(streams) => {
             ready(Ok(()));
@@ -64,12 +66,11 @@ pub(crate) async fn serve(
     };
     conn.close(reason);
     tracing::info!(tunnel = conn.id, peer = %conn.peer().cluster, reason = reason.name(), "data tunnel down");
-    shared.forget(&conn);
 }
 
 struct HelloStreams {
-    send: SendStream,
-    recv: RecvStream,
+    send: Guarded<SendStream>,
+    recv: Guarded<RecvStream>,
 }
 
 async fn greet(shared: &Shared, conn: &Conn) -> Result<HelloStreams, Reason> {
@@ -83,15 +84,15 @@ async fn greet(shared: &Shared, conn: &Conn) -> Result<HelloStreams, Reason> {
     };
     let greeting = async {
         let lost = |error| failure::reason(&error);
-        let mut send = quic.open_uni().await.map_err(lost)?;
-        send.write_all(&ours.encode())
+        let mut send = Guarded::new(quic.open_uni().await.map_err(lost)?, Arc::clone(conn.health()));
+        write(&mut send, &ours.encode())
             .await
-            .map_err(|_| closed_as(quic))?;
-        let mut recv = quic.accept_uni().await.map_err(lost)?;
-        let Some(Frame::Hello(theirs)) = read_frame(&mut recv)
+            .map_err(|()| closed_as(quic))?;
+        let mut recv = Guarded::new(quic.accept_uni().await.map_err(lost)?, Arc::clone(conn.health()));
+        let first = read_frame(&mut recv)
             .await
-            .map_err(|r| r.unwrap_or_else(|| closed_as(quic)))?
-        else {
+            .map_err(|reason| reason.unwrap_or_else(|| closed_as(quic)))?;
+        let Some(Frame::Hello(theirs)) = first else {
             return Err(Reason::Malformed);
         };
         Ok((HelloStreams { send, recv }, theirs))
@@ -115,19 +116,26 @@ fn closed_as(quic: &quinn::Connection) -> Reason {
         .map_or(Reason::TunnelLost, failure::reason)
 }
 
+/// Fails with the connection.
+async fn write(send: &mut Guarded<SendStream>, bytes: &[u8]) -> Result<(), ()> {
+    let send = send.get_mut().ok_or(())?;
+    send.write_all(bytes).await.map_err(|_| ())
+}
+
 /// One frame; `Ok(None)` at the clean end, `Err(None)` when the stream broke.
-async fn read_frame(recv: &mut RecvStream) -> Result<Option<Frame>, Option<Reason>> {
+async fn read_frame(recv: &mut Guarded<RecvStream>) -> Result<Option<Frame>, Option<Reason>> {
+    let recv = recv.get_mut().ok_or(None)?;
     let mut header = [0; HEADER_LEN];
     match recv.read_exact(&mut header).await {
         Ok(()) => {}
-        Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(quinn::ReadExactError::FinishedEarly(_)) => return Err(Some(Reason::Malformed)),
-        Err(quinn::ReadExactError::ReadError(_)) => return Err(None),
+        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+        Err(ReadExactError::FinishedEarly(_)) => return Err(Some(Reason::Malformed)),
+        Err(ReadExactError::ReadError(_)) => return Err(None),
     }
     let mut body = vec![0; hello::body_len(header)?];
     recv.read_exact(&mut body).await.map_err(|error| match error {
-        quinn::ReadExactError::FinishedEarly(_) => Some(Reason::Malformed),
-        quinn::ReadExactError::ReadError(_) => None,
+        ReadExactError::FinishedEarly(_) => Some(Reason::Malformed),
+        ReadExactError::ReadError(_) => None,
     })?;
     Ok(Some(hello::decode(header, &body)?))
 }
@@ -261,7 +269,7 @@ pub(crate) fn probe(nonce: u64) -> Bytes {
 }
 
 /// Reads what follows the peer's hello. Its end is no event: a later version may finish it.
-async fn listen(shared: &Shared, conn: &Conn, mut recv: RecvStream, tunnel: &Tunnel) -> Reason {
+async fn listen(shared: &Shared, conn: &Conn, mut recv: Guarded<RecvStream>, tunnel: &Tunnel) -> Reason {
     loop {
         match read_frame(&mut recv).await {
             Ok(Some(Frame::Drain(reason))) => {
@@ -289,7 +297,7 @@ async fn leave(
     shared: &Shared,
     conn: &Conn,
     tunnel: &Tunnel,
-    mut send: SendStream,
+    mut send: Guarded<SendStream>,
     leaving: &AtomicBool,
 ) -> Reason {
     let reason = tokio::select! {
@@ -301,7 +309,7 @@ async fn leave(
     shared.changed(&tunnel.peer().cluster);
     let gone = async {
         // Fails with the connection, whose end is seen elsewhere.
-        let _ = send.write_all(&hello::encode_drain(reason)).await;
+        let _ = write(&mut send, &hello::encode_drain(reason)).await;
         loop {
             tunnel.streams_gone().await;
             sleep(LINGER + 3 * tunnel.rtt()).await;
@@ -320,12 +328,16 @@ async fn leave(
 }
 
 /// Only a dialler can replace a connection without a gap: the side that was dialled tells it when its leaf was renewed.
-async fn ask_to_renew(shared: &Shared, conn: &Conn, send: &mut SendStream) -> std::convert::Infallible {
+async fn ask_to_renew(
+    shared: &Shared,
+    conn: &Conn,
+    send: &mut Guarded<SendStream>,
+) -> std::convert::Infallible {
     if !conn.dialled {
         let links = &shared.links;
         conn.outdated(&links.trust, links.trust_changes.clone()).await;
         // Fails with the connection, whose end is seen elsewhere.
-        let _ = send.write_all(&hello::encode_renew()).await;
+        let _ = write(send, &hello::encode_renew()).await;
     }
     std::future::pending().await
 }

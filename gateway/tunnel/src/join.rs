@@ -19,6 +19,7 @@ use crate::{
     codes::varint,
     failure,
     pipe::{self, Holder, PREFACE_TIMEOUT, Pipe},
+    runtime::Health,
     shared::Shared,
 };
 
@@ -28,12 +29,17 @@ const MAX_TIME: Duration = Duration::from_secs(60);
 const MAX_SESSIONS: u32 = 16;
 
 /// A join that came in.
-pub(crate) async fn serve(shared: Arc<Shared>, quic: quinn::Connection, remote: SocketAddr) {
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    quic: quinn::Connection,
+    health: Arc<Health>,
+    remote: SocketAddr,
+) {
     let sessions = shared.joins.fetch_add(1, Ordering::AcqRel);
     let reason = if sessions >= MAX_SESSIONS {
         Err(Reason::TooManyAttempts)
     } else {
-        timeout(MAX_TIME, accept(&shared, &quic, remote))
+        timeout(MAX_TIME, accept(&shared, &quic, &health, remote))
             .await
             .unwrap_or(Err(Reason::DeadlineExceeded))
     };
@@ -48,7 +54,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, quic: quinn::Connection, remote: 
     quic.close(varint(reason), reason.name().as_bytes());
 }
 
-async fn accept(shared: &Shared, quic: &quinn::Connection, remote: SocketAddr) -> Result<(), Reason> {
+async fn accept(
+    shared: &Shared,
+    quic: &quinn::Connection,
+    health: &Arc<Health>,
+    remote: SocketAddr,
+) -> Result<(), Reason> {
     let opening = async {
         let (mut send, recv) = pipe::accept(quic).await?;
         pipe::send_preface(&mut send).await?;
@@ -57,7 +68,7 @@ async fn accept(shared: &Shared, quic: &quinn::Connection, remote: SocketAddr) -
     let (send, recv) = timeout(PREFACE_TIMEOUT, opening)
         .await
         .map_err(|_| Reason::HandshakeTimeout)??;
-    let (pipe, holder) = Pipe::new(send, recv);
+    let (pipe, holder) = Pipe::new(send, recv, health);
     let stream = stream(quic, Role::Acceptor, remote, pipe)?;
     let _ = shared.links.events.send(GatewayEvent::Join(stream)).await;
     tokio::select! {
@@ -70,15 +81,16 @@ async fn accept(shared: &Shared, quic: &quinn::Connection, remote: SocketAddr) -
 /// A join that we dialled: the session, and a future that keeps the connection until its holder lets go.
 pub(crate) async fn dialled(
     quic: quinn::Connection,
+    health: &Arc<Health>,
     remote: SocketAddr,
-) -> Result<(JoinStream, impl Future<Output = ()> + Send), Reason> {
+) -> Result<(JoinStream, impl Future<Output = ()> + Send + use<>), Reason> {
     let opened = timeout(PREFACE_TIMEOUT, pipe::open(&quic)).await;
     let (send, recv) = match opened {
         Ok(Ok(halves)) => halves,
         Ok(Err(reason)) => return Err(quic.close_reason().as_ref().map_or(reason, failure::reason)),
         Err(_) => return Err(Reason::HandshakeTimeout),
     };
-    let (pipe, holder) = Pipe::new(send, recv);
+    let (pipe, holder) = Pipe::new(send, recv, health);
     let stream = stream(&quic, Role::Dialler, remote, pipe)?;
     Ok((stream, keep(quic, holder)))
 }

@@ -7,6 +7,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
 };
+
+use crate::runtime::{Guarded, Health};
 
 /// First bytes of a control or join stream in both directions: name and version of this framing.
 const PREFACE: [u8; 8] = *b"strait\x00\x01";
@@ -60,23 +63,23 @@ pub(crate) async fn accept(conn: &quinn::Connection) -> Result<(SendStream, Recv
 
 /// The byte stream given away.
 pub(crate) struct Pipe {
-    recv: RecvStream,
+    recv: Guarded<RecvStream>,
     /// `Some` until dropped.
-    send: Option<SendStream>,
+    send: Option<Guarded<SendStream>>,
     /// Shut down: all that was written shall arrive.
     shut: bool,
-    gone: Option<oneshot::Sender<SendStream>>,
+    gone: Option<oneshot::Sender<Guarded<SendStream>>>,
 }
 
 /// The other end of a [`Pipe`]'s life: resolves when its holder has dropped it. Carries the stream if it was shut down.
-pub(crate) struct Holder(oneshot::Receiver<SendStream>);
+pub(crate) struct Holder(oneshot::Receiver<Guarded<SendStream>>);
 
 impl Pipe {
-    pub(crate) fn new(send: SendStream, recv: RecvStream) -> (Self, Holder) {
+    pub(crate) fn new(send: SendStream, recv: RecvStream, health: &Arc<Health>) -> (Self, Holder) {
         let (gone, held) = oneshot::channel();
         let pipe = Self {
-            recv,
-            send: Some(send),
+            recv: Guarded::new(recv, Arc::clone(health)),
+            send: Some(Guarded::new(send, Arc::clone(health))),
             shut: false,
             gone: Some(gone),
         };
@@ -87,7 +90,9 @@ impl Pipe {
 impl Holder {
     /// Waits for the drop, and then a moment for what was written and shut down.
     pub(crate) async fn gone(self) {
-        if let Ok(send) = self.0.await {
+        if let Ok(send) = self.0.await
+            && let Some(send) = send.get()
+        {
             let _ = tokio::time::timeout(LINGER, send.stopped()).await;
         }
     }
@@ -112,13 +117,16 @@ impl AsyncRead for Pipe {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+        match self.recv.get_mut() {
+            Some(recv) => AsyncRead::poll_read(Pin::new(recv), cx, buf),
+            None => Poll::Ready(Err(closed())),
+        }
     }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.send {
+        match self.send.as_mut().and_then(Guarded::get_mut) {
             Some(send) => AsyncWrite::poll_write(Pin::new(send), cx, buf),
             None => Poll::Ready(Err(closed())),
         }
@@ -130,7 +138,7 @@ impl AsyncWrite for Pipe {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shut = true;
-        match &mut self.send {
+        match self.send.as_mut().and_then(Guarded::get_mut) {
             Some(send) => AsyncWrite::poll_shutdown(Pin::new(send), cx),
             None => Poll::Ready(Err(closed())),
         }

@@ -146,7 +146,7 @@ impl Shared {
     }
 
     /// A connection is gone: planners look again, the controller is told.
-    pub(crate) fn forget(&self, conn: &Conn) {
+    fn forget(&self, conn: &Conn) {
         self.conns.lock().remove(&conn.id);
         let cluster = &conn.peer().cluster;
         {
@@ -341,6 +341,24 @@ impl Shared {
             ..status.clone()
         };
         sockets.iter().map(now).collect()
+    }
+}
+
+/// Takes a connection off the list when its task ends, also by a panic.
+pub(crate) struct Listed<'a> {
+    shared: &'a Shared,
+    conn: &'a Conn,
+}
+
+impl<'a> Listed<'a> {
+    pub(crate) const fn new(shared: &'a Shared, conn: &'a Conn) -> Self {
+        Self { shared, conn }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.shared.forget(self.conn);
     }
 }
 

@@ -165,6 +165,15 @@ async fn transfer(coalesce: bool, length: usize) {
     assert_eq!(back.len(), payload.len());
     assert!(back == payload, "bytes were altered on the way");
     sending.await.unwrap();
+    let offload = east.hub.status().0.iter().all(|socket| socket.gso_segments > 1);
+    if offload {
+        assert_eq!(
+            east.hub.batches() > 0,
+            coalesce,
+            "batched sends: {}",
+            east.hub.batches()
+        );
+    }
 }
 
 #[tokio::test]
@@ -177,6 +186,38 @@ async fn transfers_are_byte_identical_with_coalesced_sends() {
 async fn transfers_are_byte_identical_with_plain_sends() {
     transfer(false, 64 << 10).await;
     transfer(false, 16 << 20).await;
+}
+
+/// Proxy keeps its scratch array per thread, so quinn's read future is built anew at every poll and must keep nothing.
+#[tokio::test]
+async fn a_read_that_is_rebuilt_at_every_poll_loses_nothing() {
+    let (east, west) = pair(options(), options()).await;
+    let (mut send, mut recv) = east.tunnel(&west.id()).await.open().await.unwrap();
+    let writing = tokio::spawn(async move {
+        for number in 0..50u8 {
+            send.write_chunk(Bytes::from(vec![number; 100])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        send.finish().unwrap();
+        send
+    });
+    let (mut all, mut pending) = (Vec::new(), 0);
+    loop {
+        let read = std::future::poll_fn(|cx| {
+            let mut chunks: [Bytes; 4] = Default::default();
+            let polled = recv.poll_read_chunks(cx, &mut chunks);
+            pending += u32::from(polled.is_pending());
+            polled.map_ok(|count| count.map(|count| chunks[..count].concat()))
+        });
+        match timeout(PATIENCE, read).await.unwrap().unwrap() {
+            Some(bytes) => all.extend(bytes),
+            None => break,
+        }
+    }
+    let expected: Vec<u8> = (0..50u8).flat_map(|number| [number; 100]).collect();
+    assert_eq!(all, expected);
+    assert!(pending > 0, "no poll had to wait, so nothing was shown");
+    writing.await.unwrap();
 }
 
 #[tokio::test]
