@@ -299,3 +299,40 @@ fn checking_what_does_not_exist_is_inconclusive() {
     );
     assert!(text(&service.stdout).contains("FAIL"));
 }
+
+#[test]
+fn validate_diff_tells_what_a_change_would_take_away() {
+    let cluster = Cluster::new();
+    let exported = "apiVersion: v1\nkind: Service\nmetadata: {namespace: demo, name: greeter}\nspec: {ports: [{port: 80}]}\n---\n\
+                    apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {namespace: demo, name: greeter}\n";
+    fs::write(cluster.manifests().join("greeter.yaml"), exported).unwrap();
+    let next = cluster.dir.path().join("next");
+    fs::create_dir(&next).unwrap();
+    let federation = "apiVersion: strait.dev/v1alpha1\nkind: Federation\nmetadata: {name: west}\nspec:\n  \
+                      trust: {invite: {}}\n  exports: [{namespace: demo, name: greeter}]\n";
+    fs::write(cluster.manifests().join("west.yaml"), federation).unwrap();
+    fs::write(
+        next.join("west.yaml"),
+        federation.replace("name: greeter", "name: other"),
+    )
+    .unwrap();
+    fs::copy(
+        cluster.manifests().join("cluster.yaml"),
+        next.join("cluster.yaml"),
+    )
+    .unwrap();
+    let diff = |dir: &Path| cluster.strait(&["validate", dir.to_str().unwrap(), "--diff"]);
+    assert_eq!(diff(&next).status.code(), Some(1), "nothing is in force yet");
+
+    let running = cluster.start();
+    assert!(text(&diff(&cluster.manifests()).stdout).contains("withdraws and cuts nothing"));
+    let changed = diff(&next);
+    assert_eq!(changed.status.code(), Some(0));
+    assert!(
+        text(&changed.stdout).contains("change: ") && text(&changed.stdout).contains("demo/greeter"),
+        "{}",
+        text(&changed.stdout)
+    );
+    drop(running);
+    assert!(text(&diff(&next).stdout).contains("no strait runs there"));
+}

@@ -25,8 +25,9 @@ pub(super) fn write(state: &Path, files: &[ManifestFile]) -> io::Result<()> {
     disk.rename(&temp, &path(state))
 }
 
-/// The copy, if there is one that reads.
-pub(super) fn read(state: &Path) -> Option<Vec<ManifestFile>> {
+/// The copy in a state directory, if there is one that reads: what a process that runs there has in force.
+#[must_use]
+pub fn read(state: &Path) -> Option<Vec<ManifestFile>> {
     let bytes = FileDisk.read(&path(state)).ok()??;
     serde_json::from_slice(&bytes).ok()
 }

@@ -11,6 +11,7 @@ mod tests;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub use files::{FileSource, FileSourceConfig};
+pub use last_good::read as read_last_good;
 pub use reading::{ManifestFile, read_manifests};
 use strait_federation_api::{
     manifest::{Finding, ObjectId, Origin, ResourceSet},
