@@ -41,6 +41,7 @@ pub struct Gateway {
     status: watch::Receiver<Arc<GatewayStatus>>,
     failed: watch::Receiver<Option<String>>,
     errands: mpsc::Sender<Errand>,
+    socks: Option<SocketAddr>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -77,7 +78,8 @@ impl Gateway {
         let recorder = Arc::clone(&metrics);
         let shared = Shared::new(view, hub.tunnels(), recorder, config.limits, max_flows);
         let (failing, failed) = watch::channel(None);
-        let workers = Arc::new(Workers::start(tunnels, &shared, &failing)?);
+        let workers = Workers::start(tunnels, &shared, &failing).inspect_err(|_| hub.close())?;
+        let workers = Arc::new(workers);
         let mut listeners = Listeners::new(Arc::clone(&workers), outbox.clone());
         let socks = match config.socks.map(|address| listeners.socks(address)) {
             None => None,
@@ -101,6 +103,7 @@ impl Gateway {
             status: status_sender,
             accepted,
             closed: false,
+            published: None,
         };
         let (errands, errands_received) = mpsc::channel(1);
         let tasks = vec![
@@ -116,6 +119,7 @@ impl Gateway {
             status,
             failed,
             errands,
+            socks,
             tasks: Mutex::new(tasks),
         })
     }
@@ -124,6 +128,12 @@ impl Gateway {
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
         self.hub.listen()
+    }
+
+    /// The TCP address of the SOCKS5 listener, if there is one.
+    #[must_use]
+    pub const fn socks(&self) -> Option<SocketAddr> {
+        self.socks
     }
 
     /// The gateway as people see it, refreshed once a second and at each snapshot.

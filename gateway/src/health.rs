@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -105,10 +106,9 @@ impl Checker {
             // Nobody checks it any more: the slice's word counts alone.
             gone.state.set_healthy(true);
         }
-        let known = |service: &ServiceKey, id: &EndpointId| {
-            self.checked.keys().any(|(s, e, _)| s == service && e == id)
-        };
-        self.told.retain(|(service, id), _| known(service, id));
+        let checked = &self.checked;
+        self.told
+            .retain(|(service, id), _| checked.range(ports_of(service, id)).next().is_some());
     }
 
     /// Starts what is due and takes in what has ended. Resolves when there is something to do again.
@@ -159,11 +159,8 @@ impl Checker {
 
     /// An endpoint is healthy when all its ports are.
     fn tell(&mut self, service: &ServiceKey, id: &EndpointId) {
-        let ports = self
-            .checked
-            .iter()
-            .filter(|((s, e, _), _)| s == service && e == id);
-        let healthy = ports.clone().all(|(_, checked)| checked.health.usable());
+        let mut ports = self.checked.range(ports_of(service, id));
+        let healthy = ports.all(|(_, checked)| checked.health.usable());
         let before = self.told.insert((service.clone(), id.clone()), healthy);
         if before == Some(healthy) {
             return;
@@ -183,6 +180,11 @@ impl Checker {
             reason: (!healthy).then_some(Reason::ProbeFailed),
         });
     }
+}
+
+/// The keys of every port of one endpoint.
+fn ports_of(service: &ServiceKey, id: &EndpointId) -> RangeInclusive<Key> {
+    (service.clone(), id.clone(), 0)..=(service.clone(), id.clone(), u16::MAX)
 }
 
 impl Checked {

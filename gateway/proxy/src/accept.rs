@@ -66,7 +66,7 @@ impl<'a> Inbound<'a> {
     }
 
     async fn serve(mut self, mut send: SendHalf, mut recv: RecvHalf) {
-        match self.open(&mut recv).await {
+        match self.open(&mut send, &mut recv).await {
             Ok((mut connected, early)) => {
                 let answered = send.write_chunk(Answer::Ok.encode()).await;
                 let (Ok(()), Some(tcp)) = (answered, connected.tcp.take()) else {
@@ -97,7 +97,7 @@ impl<'a> Inbound<'a> {
         }
     }
 
-    async fn open(&mut self, recv: &mut RecvHalf) -> Result<(Held, Pending), Stop> {
+    async fn open(&mut self, send: &mut SendHalf, recv: &mut RecvHalf) -> Result<(Held, Pending), Stop> {
         let (request, early) = tokio::time::timeout(HEADER_TIMEOUT, read_request(recv))
             .await
             .map_err(|_| Refusal::new(Reason::Malformed, "no whole header in time"))??;
@@ -115,8 +115,12 @@ impl<'a> Inbound<'a> {
         let sticky = matches!(route.export.session_affinity, SessionAffinity::ClientIp { .. });
         let affinity = request.affinity.filter(|_| sticky);
         let limit = request.deadline;
-        let connected =
-            endpoint::connect(self.worker, port, request.endpoint.as_ref(), affinity, limit).await?;
+        let connecting = endpoint::connect(self.worker, port, request.endpoint.as_ref(), affinity, limit);
+        let connected = tokio::select! {
+            connected = connecting => connected?,
+            // Another candidate was quicker: the endpoint is spared.
+            stopped = send.stopped() => return Err(Stop::Gone(stopped.unwrap_or(Reason::PeerReset))),
+        };
         let held = Held {
             tcp: connected.tcp,
             held: (connected.in_flight, permit),

@@ -7,6 +7,8 @@
 //! - Silence and loss prove nothing: once payload was sent, nobody else gets it, unless the port is replayable.
 //! - Payload goes along with the header only on a tunnel that was heard from just now; else the header goes alone, may be hedged, and
 //!   payload waits for the answer.
+//! - A hedge is for a gateway that may be dead. One that is heard from while its answer is late is busy: hedging at once would double
+//!   the load that made it late, so it gets a second first.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,9 @@ pub const TOTAL: Duration = Duration::from_secs(10);
 pub const KEPT_MAX: usize = 64 * 1024;
 /// Least patience with a silent tunnel or a late answer: below it scheduling noise on a busy machine looks like death.
 const PATIENCE_MIN: Duration = Duration::from_millis(50);
+
+/// A gateway that is alive and has not answered for so long has lost its endpoint's first SYN, or worse.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How long silence on a tunnel, or the lateness of an answer, is normal: max(3 RTT, 50 ms).
 #[must_use]
@@ -98,6 +103,8 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 struct Try {
     state: State,
+    /// From here on it is late even if its gateway is heard from.
+    slow_at: Instant,
     /// Payload bytes sent whose fate is not known to be "discarded".
     sent: usize,
 }
@@ -133,6 +140,7 @@ impl Attempts {
             replayable,
             tries: [Try {
                 state: State::Unused,
+                slow_at: now,
                 sent: 0,
             }; MAX_ATTEMPTS],
             opened: 0,
@@ -158,9 +166,9 @@ impl Attempts {
     pub fn opened(&mut self, id: TryId, expected: Duration, now: Instant) {
         let held = &mut self.tries[id.index()];
         if matches!(held.state, State::Opening { .. }) {
-            held.state = State::Waiting {
-                overdue_at: now + expected,
-            };
+            let overdue_at = now + expected;
+            held.state = State::Waiting { overdue_at };
+            held.slow_at = overdue_at.max(now + SLOW);
         }
     }
 
@@ -188,10 +196,9 @@ impl Attempts {
         if !self.is_active(id) {
             return;
         }
-        self.tries[id.index()] = Try {
-            state: State::Gone,
-            sent: 0,
-        };
+        let held = &mut self.tries[id.index()];
+        held.state = State::Gone;
+        held.sent = 0;
         self.last = reason;
         self.no_more |= !retryable;
     }
@@ -236,7 +243,7 @@ impl Attempts {
 
     fn advance(&mut self, now: Instant, fresh: impl Fn(TryId) -> bool) -> Step {
         let active = || self.ids().filter(|id| self.is_active(*id));
-        let all_overdue = active().all(|id| self.overdue_at(id).is_some_and(|at| now >= at));
+        let all_overdue = active().all(|id| self.hedge_at(id, now, &fresh).is_some_and(|at| now >= at));
         let may_open = !self.no_more && self.opened < MAX_ATTEMPTS;
         // With nothing active this is a first try or a retry; with all overdue it is a hedge of the header.
         if may_open && all_overdue && !self.outcome_unknown() {
@@ -248,25 +255,25 @@ impl Attempts {
         }
         let mut those = active();
         if let (Some(only), None) = (those.next(), those.next())
-            && let Some(step) = self.payload_for(only, now, fresh)
+            && let Some(step) = self.payload_for(only, now, &fresh)
         {
             return step;
         }
-        let overdue = self
-            .ids()
-            .filter_map(|id| self.overdue_at(id))
-            .filter(|at| *at > now);
+        let look = self.ids().filter_map(|id| self.hedge_at(id, now, &fresh));
+        let next = look.filter(|at| may_open && *at > now).min();
         Step::Wait {
-            until: overdue.min().unwrap_or(self.deadline).min(self.deadline),
+            until: next.unwrap_or(self.deadline).min(self.deadline),
             read: self.kept < KEPT_MAX,
         }
     }
 
     fn open(&mut self, now: Instant) -> Step {
         let id = TryId(self.opened as u8);
-        self.tries[id.index()].state = State::Opening {
+        let held = &mut self.tries[id.index()];
+        held.state = State::Opening {
             overdue_at: now + PATIENCE_MIN,
         };
+        held.slow_at = now + SLOW;
         self.opened += 1;
         Step::Open(id)
     }
@@ -316,6 +323,17 @@ impl Attempts {
 
     fn is_active(&self, id: TryId) -> bool {
         self.overdue_at(id).is_some()
+    }
+
+    /// When the next look at a hedge beside this try is due; in the past when one may start.
+    fn hedge_at(&self, id: TryId, now: Instant, fresh: impl Fn(TryId) -> bool) -> Option<Instant> {
+        let overdue_at = self.overdue_at(id)?;
+        let slow_at = self.tries[id.index()].slow_at;
+        Some(if now >= overdue_at && now < slow_at && fresh(id) {
+            (now + PATIENCE_MIN).min(slow_at)
+        } else {
+            overdue_at
+        })
     }
 
     const fn overdue_at(&self, id: TryId) -> Option<Instant> {

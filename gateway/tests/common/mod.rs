@@ -126,12 +126,7 @@ impl Node {
                 }
             }
         });
-        let mut status = gateway.status();
-        let socks = within(status.wait_for(|s| s.socks.is_some()))
-            .await
-            .unwrap()
-            .socks
-            .unwrap();
+        let socks = gateway.socks().unwrap();
         Self {
             name: name.to_owned(),
             cluster,

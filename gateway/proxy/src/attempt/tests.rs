@@ -107,7 +107,7 @@ fn a_late_answer_hedges_the_header_and_holds_payload_back() {
     };
     assert_eq!(until, now + RTT + patience(RTT));
     a.kept(9);
-    let second = open(&mut a, until, true);
+    let second = open(&mut a, until, false);
     assert!(
         matches!(a.poll(until, |_| true), Step::Wait { .. }),
         "two are out: no payload to either"
@@ -115,6 +115,25 @@ fn a_late_answer_hedges_the_header_and_holds_payload_back() {
     a.accepted(first);
     assert_eq!(a.poll(until, |_| true), Step::Abandon(second));
     assert_eq!(a.poll(until, |_| true), Step::Commit { to: first, sent: 0 });
+}
+
+#[test]
+fn a_gateway_that_is_heard_from_is_busy_not_dead() {
+    let now = Instant::now();
+    let mut a = Attempts::new(now, false);
+    open(&mut a, now, true);
+    let mut at = now;
+    while let Step::Wait { until, .. } = a.poll(at, |_| true) {
+        assert!(until > at);
+        at = until;
+    }
+    assert_eq!(at, now + SLOW, "hedged after all when it is slow");
+    // But at once when it falls silent.
+    let mut a = Attempts::new(now, false);
+    open(&mut a, now, true);
+    let late = now + RTT + patience(RTT);
+    assert!(matches!(a.poll(late, |_| true), Step::Wait { .. }));
+    assert!(matches!(a.poll(late, |_| false), Step::Open(_)));
 }
 
 #[test]

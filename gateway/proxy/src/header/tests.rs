@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{wire::EXTENSIONS_MAX, *};
 use crate::fuzz;
 
 fn request() -> impl Strategy<Value = Request> {
