@@ -216,6 +216,19 @@ impl Attempts {
         }
     }
 
+    /// The candidate's tunnel has fallen silent for so long that it may be dead. It may also come back: a header that is out stays
+    /// out and is hedged. Payload that is out is not waited for.
+    pub fn suspected(&mut self, id: TryId, now: Instant) {
+        let held = &mut self.tries[id.index()];
+        if let State::Opening { overdue_at } | State::Waiting { overdue_at } = &mut held.state {
+            *overdue_at = now.min(*overdue_at);
+            held.slow_at = now.min(held.slow_at);
+            if held.sent > 0 && !self.replayable {
+                self.fail(Reason::OutcomeUnknown);
+            }
+        }
+    }
+
     /// What to do now. `fresh` tells whether a candidate's tunnel was heard from within its [`patience`]. Call again until it says
     /// [`Step::Wait`], [`Step::Commit`] or [`Step::Fail`].
     pub fn poll(&mut self, now: Instant, fresh: impl Fn(TryId) -> bool) -> Step {

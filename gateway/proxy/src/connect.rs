@@ -3,10 +3,15 @@
 //! Owns the shell around the retry contract: it keeps the client's first bytes, runs the tries and carries out what
 //! [`crate::attempt::Attempts`] decides. Called by ingress.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
-use strait_balance::{Ask, TunnelView, affinity_key, pick_tunnel};
+use strait_balance::{Ask, Choice, TunnelView, affinity_key, pick_tunnel};
 use strait_federation_api::{
     ClusterId, InstanceId, Reason,
     catalog::{Protocol, SessionAffinity},
@@ -25,6 +30,11 @@ use crate::{
     tries::{Event, Exit, Running, next_event},
     worker::{ENDPOINT_TIMEOUT, Worker},
 };
+
+/// Longest wait for a tunnel when there is none to any candidate: a dial on one continent and a bit.
+const TUNNEL_GRACE: Duration = Duration::from_secs(1);
+/// Time between two looks meanwhile.
+const TUNNEL_LOOK: Duration = Duration::from_millis(25);
 
 /// A way, and what the client said meanwhile and was not sent there yet.
 pub(crate) struct Established {
@@ -82,7 +92,7 @@ pub(crate) async fn establish(
         member: target.member.as_ref(),
         affinity,
     };
-    let choice = worker.choose(&view.snapshot, ask);
+    let choice = choose(worker, &view, ask).await;
     let replayable = !choice.candidates.is_empty()
         && choice
             .candidates
@@ -106,6 +116,20 @@ pub(crate) async fn establish(
         client: Client::Open,
     };
     dialling.run(tcp).await
+}
+
+/// Orders the candidates, and gives tunnels a moment where none is usable: one that starved for a few hundred milliseconds on a busy
+/// machine, or is just being dialled, is back before a client would try again.
+async fn choose<'a>(worker: &Worker, view: &View, ask: Ask<'a>) -> Choice<'a> {
+    let end = Instant::now() + TUNNEL_GRACE;
+    loop {
+        let choice = worker.choose(&view.snapshot, ask);
+        let hopeless = choice.obstacle != Reason::NoTunnel || Instant::now() >= end;
+        if !choice.candidates.is_empty() || hopeless {
+            return choice;
+        }
+        tokio::time::sleep(TUNNEL_LOOK).await;
+    }
 }
 
 const fn sticky(import: &Import) -> bool {
@@ -335,6 +359,7 @@ impl Dialling<'_> {
         match event {
             Event::Opened(expected) => self.attempts.opened(id, expected, Instant::now()),
             Event::Accepted => self.attempts.accepted(id),
+            Event::Suspected => self.attempts.suspected(id, Instant::now()),
             Event::Refused(Refusal {
                 reason,
                 retryable,

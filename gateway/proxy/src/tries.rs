@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Opened(Duration),
     /// The far side said no.
     Refused(Refusal),
+    /// The tunnel is silent, and may be dead.
+    Suspected,
     /// The stream or tunnel ended before an answer, or never was.
     Lost(Reason, String),
     /// The far side said yes: take it with [`Running::into_exit`].
@@ -69,6 +71,8 @@ enum Sender {
 /// See the module.
 pub(crate) struct Running {
     tunnel: Option<Arc<Tunnel>>,
+    /// Resolves when the tunnel is suspect; armed again with each payload.
+    suspicion: Option<Task<()>>,
     driver: Driver,
     sender: Sender,
     queued: VecDeque<Bytes>,
@@ -96,6 +100,7 @@ impl Running {
 
     fn new(tunnel: Option<Arc<Tunnel>>, driver: Driver) -> Self {
         Self {
+            suspicion: tunnel.clone().map(suspicion),
             tunnel,
             driver,
             sender: Sender::None,
@@ -114,6 +119,9 @@ impl Running {
 
     /// Sends payload behind what was sent before.
     pub(crate) fn send(&mut self, payload: Bytes) {
+        if self.suspicion.is_none() {
+            self.suspicion = self.tunnel.clone().map(suspicion);
+        }
         self.queued.push_back(payload);
     }
 
@@ -121,6 +129,20 @@ impl Running {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         // The order matters: a half that comes back takes the next chunk at once.
         self.poll_sender(cx);
+        let polled = self.poll_driver(cx);
+        if polled.is_ready() || matches!(self.driver, Driver::Done) {
+            return polled;
+        }
+        // Only after the answer had its turn: one that came is worth more than any doubt.
+        let doubted = |suspicion: &mut Task<()>| suspicion.as_mut().poll(cx).is_ready();
+        if self.suspicion.as_mut().is_some_and(doubted) {
+            self.suspicion = None;
+            return Poll::Ready(Event::Suspected);
+        }
+        Poll::Pending
+    }
+
+    fn poll_driver(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match &mut self.driver {
             Driver::Done => Poll::Pending,
             Driver::Open(open) => match open.as_mut().poll(cx) {
@@ -155,9 +177,8 @@ impl Running {
 
     fn opened(&mut self, send: SendHalf, recv: RecvHalf) -> Event {
         self.sender = Sender::Idle(send);
-        let tunnel = self.tunnel.clone();
-        let rtt = tunnel.as_ref().map_or(Duration::ZERO, |t| t.rtt());
-        self.driver = Driver::Answer(Box::pin(read_answer(tunnel, recv)));
+        let rtt = self.tunnel.as_ref().map_or(Duration::ZERO, |t| t.rtt());
+        self.driver = Driver::Answer(Box::pin(read_answer(recv)));
         Event::Opened(rtt + patience(rtt))
     }
 
@@ -214,18 +235,12 @@ impl Running {
     }
 }
 
-async fn read_answer(tunnel: Option<Arc<Tunnel>>, mut recv: RecvHalf) -> AnswerRead {
-    let lost = async {
-        match &tunnel {
-            Some(tunnel) => tunnel.lost().await,
-            None => std::future::pending().await,
-        }
-    };
-    let frame = tokio::select! {
-        biased;
-        frame = read_frame(&mut recv) => frame,
-        () = lost => Err(Reason::TunnelLost),
-    };
+fn suspicion(tunnel: Arc<Tunnel>) -> Task<()> {
+    Box::pin(async move { tunnel.lost().await })
+}
+
+async fn read_answer(mut recv: RecvHalf) -> AnswerRead {
+    let frame = read_frame(&mut recv).await;
     let malformed = |error: &dyn std::fmt::Display| (Reason::Malformed, format!("answer: {error}"));
     match frame {
         Ok(Ok((body, early))) => match Answer::decode(&body) {

@@ -33,7 +33,7 @@ use strait_gateway::{AccessLog, Gateway, GatewayConfig, GatewayLinks, Limits};
 use strait_trust_bridge::testing::TestCluster;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::{mpsc, watch},
 };
 
@@ -312,7 +312,10 @@ pub async fn three(west: SocketAddr, north: SocketAddr) -> (Node, Node, Node, Pa
 
 /// A listener for a service that the test plays itself.
 pub async fn endpoint() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    // A full accept queue makes the kernel forget connections that their client believes in: a server that speaks first never does.
+    let listener = socket.listen(4096).unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }

@@ -137,6 +137,28 @@ fn a_gateway_that_is_heard_from_is_busy_not_dead() {
 }
 
 #[test]
+fn suspicion_hedges_a_header_and_gives_up_on_payload() {
+    let now = Instant::now();
+    let mut a = Attempts::new(now, false);
+    let first = open(&mut a, now, true);
+    a.suspected(first, now);
+    let second = open(&mut a, now, true);
+    a.accepted(first);
+    assert_eq!(
+        a.poll(now, |_| true),
+        Step::Abandon(second),
+        "the suspect came back first"
+    );
+    let mut a = Attempts::new(now, false);
+    let first = open(&mut a, now, true);
+    a.kept(1);
+    a.poll(now, |_| true);
+    a.suspected(first, now);
+    assert_eq!(a.poll(now, |_| true), Step::Abandon(first));
+    assert_eq!(a.poll(now, |_| true), Step::Fail(Reason::OutcomeUnknown));
+}
+
+#[test]
 fn a_late_answer_after_payload_waits_for_the_deadline() {
     let now = Instant::now();
     let mut a = Attempts::new(now, false);
@@ -206,6 +228,8 @@ struct Far {
     one_way: Duration,
     /// When we learn of its death, counted from the death.
     notice: Duration,
+    /// When we begin to doubt it, if we do.
+    doubt: Option<Duration>,
     /// Our tunnel to it looks fresh.
     fresh: bool,
 }
@@ -219,6 +243,7 @@ enum Event {
     Accepted(TryId),
     Refused(TryId, bool),
     Lost(TryId),
+    Suspected(TryId),
     Poll,
 }
 
@@ -268,6 +293,7 @@ impl World {
                 fate: fate(&mut rng),
                 one_way: ms(rng.u64(0..40)),
                 notice: ms(rng.u64(0..1500)),
+                doubt: rng.bool().then(|| ms(rng.u64(0..500))),
                 fresh: rng.bool(),
             })
             .collect();
@@ -351,6 +377,7 @@ impl World {
                 );
             }
             Event::Lost(id) => self.attempts.lost(id, Reason::TunnelLost),
+            Event::Suspected(id) => self.attempts.suspected(id, self.now),
         }
     }
 
@@ -398,6 +425,9 @@ impl World {
                     let rtt = far.one_way * 2;
                     self.attempts.opened(id, rtt + patience(rtt), self.now);
                     self.after(far.one_way, Event::HeaderArrives(id));
+                    if let Some(doubt) = far.doubt {
+                        self.after(doubt, Event::Suspected(id));
+                    }
                 }
                 Step::Send { to, from, until } => {
                     let delay = self.far(to).one_way;
