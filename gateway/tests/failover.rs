@@ -153,6 +153,30 @@ async fn request(vip: SocketAddr, request: u64) -> std::io::Result<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_opened_300_ms_after_the_death_fails() {
+    let seen: Arc<Mutex<HashMap<u64, u32>>> = Arc::default();
+    let (east, _west, _north, path) = three(noting(seen.clone()).await, noting(seen.clone()).await).await;
+    let vip = SocketAddr::from(([127, 84, 1, 2], PORT));
+    east.import("greeter", &[("west", 1), ("north", 2)], Some(vip));
+    within(async {
+        while request(vip, 0).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // Steady use, so that the tunnel to west is fresh when it dies.
+    for id in 1..50u64 {
+        within(request(vip, id)).await.unwrap();
+    }
+    path.cut(true);
+    sleep(Duration::from_millis(300)).await;
+    for id in 100..160u64 {
+        let answer = within(request(vip, id)).await;
+        assert_eq!(answer.ok(), Some(id), "payload sent at once, as clients do");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_arrives_twice_however_the_path_is_cut() {
     let seen: Arc<Mutex<HashMap<u64, u32>>> = Arc::default();
     let (east, _west, _north, path) = three(noting(seen.clone()).await, noting(seen.clone()).await).await;
