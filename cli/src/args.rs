@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Check manifests without applying them.
     Validate(ValidateArgs),
+    /// Give up a lost or damaged record, so that the next start makes it anew.
+    Repair(RepairArgs),
     /// Look into a join token.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -78,6 +80,16 @@ pub(crate) struct StateArg {
     /// State directory of the running process; its command socket is inside.
     #[arg(long, value_name = "DIR", env = "STRAIT_STATE", default_value = DEFAULT_STATE_DIR)]
     pub(crate) state: PathBuf,
+}
+
+/// `strait repair`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RepairArgs {
+    /// The record, as the error at the start names it.
+    pub(crate) record: String,
+    /// State directory; nothing may run on it.
+    #[command(flatten)]
+    pub(crate) state: StateArg,
 }
 
 /// `strait run`.

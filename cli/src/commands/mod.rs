@@ -5,6 +5,7 @@
 mod change;
 mod check;
 mod completions;
+mod repair;
 mod show;
 mod token;
 mod validate;
@@ -67,6 +68,7 @@ fn dispatch(command: Command) -> Result<Exit, CliError> {
         Command::Check(args) => short(check::check(args)),
         Command::Demo(args) => demo::demo(&args),
         Command::Validate(args) => short(validate::validate(args)),
+        Command::Repair(args) => repair::repair(&args),
         Command::Token(command) => token::token(command),
         Command::Completions { shell } => completions::completions(shell),
         Command::Version => completions::version(),

@@ -431,7 +431,7 @@ fn local_is_first_and_exporters_import_their_own_name() {
         order,
         [
             (BackendCluster::Local, 0),
-            (BackendCluster::Peer(east.id.clone()), 1)
+            (BackendCluster::Peer(east.id), 1)
         ]
     );
     assert_eq!(greeter(&run(&north, &[])).backends.len(), 1);

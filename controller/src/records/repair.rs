@@ -2,9 +2,11 @@
 //!
 //! Owns the one place that gives records up. Never called by a running controller: `strait repair` is an operator's decision.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use super::{Disk, FileDisk, Record, RecordName, Records, frame, lock::DirLock, store::records_dir};
+use strait_federation_api::Reason;
+
 use crate::ControllerError;
 
 /// The command that repairs a record and its price.
@@ -37,10 +39,32 @@ fn price(name: &str) -> &'static str {
 /// kept beside the others with the ending `.damaged`.
 ///
 /// # Errors
-/// [`ControllerError::Locked`] while `strait run` holds the directory; [`ControllerError::Io`].
+/// An unknown name; [`ControllerError::Locked`] while `strait run` holds the directory; [`ControllerError::Io`].
 pub fn repair(state: &Path, name: &RecordName) -> Result<String, ControllerError> {
-    let _lock = DirLock::take(state)?;
     let dir = records_dir(state);
+    if !dir.is_dir() {
+        return Err(ControllerError::refused(
+            Reason::ConfigInvalid,
+            format!(
+                "{} holds no records; name the state directory with --state",
+                state.display()
+            ),
+        ));
+    }
+    let _lock = DirLock::take(state)?;
+    let records = Records::unchecked(state);
+    let known = records.every_name()?;
+    if !known.contains(name) {
+        let known: Vec<_> = known.iter().map(RecordName::as_str).collect();
+        return Err(ControllerError::refused(
+            Reason::ConfigInvalid,
+            format!(
+                "there is no record '{name}' in {}; there are: {}",
+                dir.display(),
+                known.join(", ")
+            ),
+        ));
+    }
     let file = dir.join(format!("{name}.json"));
     if file.exists() {
         let aside = dir.join(format!("{name}.damaged"));
@@ -51,7 +75,7 @@ pub fn repair(state: &Path, name: &RecordName) -> Result<String, ControllerError
         let epoch = super::types::EpochRecord::from_clock();
         write_loose(&dir, name, &epoch)?;
     }
-    relist(state, name)?;
+    records.relist_without(name)?;
     Ok(format!("record '{name}' given up: {}", price(name.as_str())))
 }
 
@@ -65,9 +89,4 @@ fn write_loose<R: Record>(dir: &Path, name: &RecordName, record: &R) -> Result<(
         .write(&path, &bytes)
         .and_then(|()| FileDisk.sync_file(&path))
         .map_err(ControllerError::io(format!("write {}", path.display())))
-}
-
-/// Writes the list without `name` (or from what is there, if the list itself is given up).
-fn relist(state: &Path, name: &RecordName) -> Result<(), ControllerError> {
-    Records::rewrite_list(Arc::new(FileDisk), state, name)
 }

@@ -172,26 +172,35 @@ impl Records {
         self.sync_dir(&self.dir)
     }
 
-    /// Writes the list without `name` unless its file is there, and with every record that is.
-    pub(super) fn rewrite_list(
-        disk: Arc<dyn Disk>,
-        state: &Path,
-        name: &RecordName,
-    ) -> Result<(), ControllerError> {
-        let records = Self {
-            disk,
+    /// The records of a directory that may be damaged, for repair only: nothing is checked.
+    pub(super) fn unchecked(state: &Path) -> Self {
+        Self {
+            disk: Arc::new(super::FileDisk),
             state: state.into(),
             dir: records_dir(state),
             listed: Mutex::new(BTreeSet::new()),
             _lock: None,
-        };
-        let stored = records.read(&RecordName::fixed(MANIFEST))?;
+        }
+    }
+
+    /// Every name that the list holds, as far as it reads, or that has a file.
+    pub(super) fn every_name(&self) -> Result<BTreeSet<RecordName>, ControllerError> {
+        let stored = self.read(&RecordName::fixed(MANIFEST))?;
         let mut names = stored
             .and_then(|bytes| decode::<Manifest>(&bytes).ok())
             .map_or_else(BTreeSet::new, |manifest| manifest.names);
+        names.extend(self.present()?);
+        names.insert(RecordName::fixed(MANIFEST));
+        Ok(names)
+    }
+
+    /// Writes the list without `name` unless its file is there, and with every record that is.
+    pub(super) fn relist_without(&self, name: &RecordName) -> Result<(), ControllerError> {
+        let mut names = self.every_name()?;
+        names.remove(&RecordName::fixed(MANIFEST));
         names.remove(name);
-        names.extend(records.present()?);
-        records.write_manifest(&names)
+        names.extend(self.present()?);
+        self.write_manifest(&names)
     }
 
     fn checked_names(&self) -> Result<BTreeSet<RecordName>, ControllerError> {

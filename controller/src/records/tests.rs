@@ -126,6 +126,23 @@ fn repair_gives_up_one_record_and_only_that() {
 }
 
 #[test]
+fn repair_refuses_names_it_does_not_know_and_places_without_records() {
+    let dir = filled();
+    let unknown = repair(dir.path(), &name("vip")).unwrap_err().to_string();
+    assert!(unknown.contains("epoch, manifest, vips"), "{unknown}");
+    assert!(repair(&dir.path().join("elsewhere"), &name("vips")).is_err());
+    assert!(!dir.path().join("elsewhere").exists());
+}
+
+#[test]
+fn a_repaired_list_names_what_is_there() {
+    let dir = filled();
+    fs::write(records_dir(dir.path()).join("manifest.json"), "torn").unwrap();
+    repair(dir.path(), &name("manifest")).unwrap();
+    assert_eq!(open(&dir).unwrap().names(), [name("epoch"), name("vips")]);
+}
+
+#[test]
 fn a_repaired_epoch_is_above_every_counted_one() {
     let dir = filled();
     fs::remove_file(records_dir(dir.path()).join("epoch.json")).unwrap();
