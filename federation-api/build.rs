@@ -7,7 +7,7 @@ use std::error::Error;
 const ROOT: &str = "proto";
 /// One file per service.
 #[cfg(feature = "grpc-server")]
-const FILES: [&str; 2] = ["strait/exchange/v1/exchange.proto", "strait/join/v1/join.proto"];
+const FILES: [&str; 1] = ["strait/exchange/v1/exchange.proto"];
 
 #[cfg(feature = "grpc-server")]
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,11 +6,9 @@
 
 mod decode;
 mod encode;
-mod join;
 
 pub use decode::decode;
 pub use encode::encode;
-pub use join::{JoinReply, JoinRequest, Joined, PROOF_LEN, decode_reply, encode_reply};
 
 /// Generated from `proto/strait/exchange/v1/exchange.proto`.
 #[allow(
@@ -25,21 +23,6 @@ pub use join::{JoinReply, JoinRequest, Joined, PROOF_LEN, decode_reply, encode_r
 )]
 pub mod exchange_v1 {
     tonic::include_proto!("strait.exchange.v1");
-}
-
-/// Generated from `proto/strait/join/v1/join.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::pedantic,
-    clippy::use_self,
-    clippy::or_fun_call,
-    clippy::large_enum_variant,
-    reason = "generated code"
-)]
-pub mod join_v1 {
-    tonic::include_proto!("strait.join.v1");
 }
 
 #[cfg(test)]

@@ -269,72 +269,11 @@ fn a_reason_of_a_newer_version_keeps_its_number() {
     assert!(refusal.message.contains("64000"));
 }
 
-fn join_request() -> JoinRequest {
-    JoinRequest {
-        invite: "inv-1".parse().unwrap(),
-        cluster: ClusterId::parse("west").unwrap(),
-        ca_chain: vec![Bytes::from_static(b"issuing"), Bytes::from_static(b"root")],
-        bundle: Bytes::from_static(b"{}"),
-        addresses: gateways().addresses,
-        proof: [7; PROOF_LEN],
-        signature: Bytes::from_static(b"signature"),
-    }
-}
-
-#[test]
-fn join_messages_survive_the_wire_and_are_bounded() {
-    let request = join_request();
-    assert_eq!(JoinRequest::decode(request.encode()), Ok(request.clone()));
-    let joined = Joined {
-        cluster: ClusterId::parse("east").unwrap(),
-        bundle: Bytes::from_static(b"{}"),
-        proof: [9; PROOF_LEN],
-        addresses: vec![],
-    };
-    for reply in [
-        Ok(joined),
-        Err(Refusal::new(Reason::InviteExpired, "an hour ago")),
-    ] {
-        assert_eq!(decode_reply(encode_reply(&reply)), reply);
-    }
-    assert!(decode_reply(join_v1::JoinReply { outcome: None }).is_err());
-    let cases: Vec<(Reason, fn(&mut join_v1::JoinRequest))> = vec![
-        (Reason::VersionSkew, |r| r.version = 2),
-        (Reason::Malformed, |r| r.ca_chain.clear()),
-        (Reason::Malformed, |r| {
-            r.ca_chain = vec![Bytes::from_static(b"x"); 5]
-        }),
-        (Reason::Malformed, |r| r.ca_chain[0] = vec![0; 17 * 1024].into()),
-        (Reason::Malformed, |r| r.bundle.clear()),
-        (Reason::Malformed, |r| r.bundle = vec![0; 257 * 1024].into()),
-        (Reason::Malformed, |r| r.proof = Bytes::from_static(b"short")),
-        (Reason::Malformed, |r| r.signature.clear()),
-        (Reason::Malformed, |r| r.cluster = "Not a label".into()),
-        (Reason::Malformed, |r| r.invite = "../x".into()),
-        (Reason::Malformed, |r| {
-            r.addresses = vec![r.addresses[0].clone(); 17]
-        }),
-        (Reason::Malformed, |r| r.addresses[0].host = "a b".into()),
-    ];
-    for (i, (reason, change)) in cases.into_iter().enumerate() {
-        let mut wire = request.encode();
-        change(&mut wire);
-        let got = JoinRequest::decode(wire).map_err(|r| r.reason);
-        assert_eq!(got, Err(reason), "case {i}");
-    }
-}
-
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         if let Ok(envelope) = pb::Envelope::decode(bytes.as_slice()) {
             let _ = decode(envelope);
-        }
-        if let Ok(request) = join_v1::JoinRequest::decode(bytes.as_slice()) {
-            let _ = JoinRequest::decode(request);
-        }
-        if let Ok(reply) = join_v1::JoinReply::decode(bytes.as_slice()) {
-            let _ = decode_reply(reply);
         }
     }
 
