@@ -429,10 +429,7 @@ fn local_is_first_and_exporters_import_their_own_name() {
         .collect();
     assert_eq!(
         order,
-        [
-            (BackendCluster::Local, 0),
-            (BackendCluster::Peer(east.id), 1)
-        ]
+        [(BackendCluster::Local, 0), (BackendCluster::Peer(east.id), 1)]
     );
     assert_eq!(greeter(&run(&north, &[])).backends.len(), 1);
 }

@@ -27,7 +27,11 @@ pub(super) async fn federated(world: &World) -> (Node, Node) {
         "imports: []",
         "imports: [{namespace: demo, name: greeter}]",
     );
-    until("the import is there", || east.import("greeter").is_some()).await;
+    until("the import is there", || {
+        east.import("greeter").is_some_and(|i| !i.backends[0].stale)
+    })
+    .await;
+    until("synced", || east.is("west", "Synced", Reason::Synced)).await;
     (east, west)
 }
 

@@ -12,14 +12,14 @@ fn pair(world: &World) -> (Node, Node) {
     (east, west)
 }
 
-/// Every file under a state directory that holds this text.
+/// Every file under a state directory that holds this text. Files come and go meanwhile.
 fn files_with(dir: &std::path::Path, text: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files_with(&path, text));
-        } else if String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains(text) {
+        } else if std::fs::read(&path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text)) {
             found.push(path);
         }
     }
