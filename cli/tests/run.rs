@@ -21,16 +21,20 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
+        Self::named("east", "listen: 127.0.0.1:0")
+    }
+
+    /// `more`: what else the Cluster's spec says, at least where it listens.
+    fn named(id: &str, more: &str) -> Self {
         let cluster = Self {
             dir: tempfile::tempdir().unwrap(),
         };
         fs::create_dir(cluster.manifests()).unwrap();
-        fs::write(
-            cluster.manifests().join("cluster.yaml"),
-            "apiVersion: strait.dev/v1alpha1\nkind: Cluster\nmetadata: {name: east}\nspec:\n  listen: 127.0.0.1:0\n  \
-             socks: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  dns: {listen: \"127.0.0.1:0\"}\n  workers: 1\n",
-        )
-        .unwrap();
+        let manifest = format!(
+            "apiVersion: strait.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: {id}}}\nspec:\n  socks: 127.0.0.1:0\n  \
+             admin: 127.0.0.1:0\n  dns: {{listen: \"127.0.0.1:0\"}}\n  workers: 1\n  {more}\n"
+        );
+        fs::write(cluster.manifests().join("cluster.yaml"), manifest).unwrap();
         cluster
     }
 
@@ -194,10 +198,10 @@ fn the_log_level_changes_while_it_runs_and_a_wrong_one_does_not() {
 
 #[test]
 fn an_invite_is_made_listed_decoded_and_revoked() {
-    let cluster = Cluster::new();
-    let manifest = cluster.manifests().join("cluster.yaml");
-    let with_address = fs::read_to_string(&manifest).unwrap() + "  advertise: [\"gw.east.example:7443\"]\n";
-    fs::write(&manifest, with_address).unwrap();
+    let cluster = Cluster::named(
+        "east",
+        "listen: 127.0.0.1:0\n  advertise: [\"gw.east.example:7443\"]",
+    );
     let _running = cluster.start();
     let invited = cluster.strait(&["invite", "west"]);
     let token = text(&invited.stdout).trim().to_owned();
@@ -335,4 +339,62 @@ fn validate_diff_tells_what_a_change_would_take_away() {
     );
     drop(running);
     assert!(text(&diff(&next).stdout).contains("no strait runs there"));
+}
+
+#[test]
+fn two_clusters_join_by_commands() {
+    // Free when asked for; nothing else on this machine takes it within the test.
+    let free = std::net::UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let east = Cluster::named(
+        "east",
+        &format!("listen: {free}\n  advertise: [\"{free}\"]\n  allowLoopback: true"),
+    );
+    let west = Cluster::named("west", "listen: 127.0.0.1:0\n  allowLoopback: true");
+    let (_east_running, _west_running) = (east.start(), west.start());
+    let token = text(&east.strait(&["invite", "west"]).stdout);
+
+    let mut join = Command::new(env!("CARGO_BIN_EXE_strait"));
+    join.args(["join", "-", "--name", "the-east", "--state"])
+        .arg(west.state());
+    let mut join = join
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    join.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    let joined = join.wait_with_output().unwrap();
+    assert!(joined.status.success(), "{}", text(&joined.stderr));
+    assert_eq!(text(&joined.stdout), "joined east as federation \"the-east\"\n");
+
+    until("joined on the other side", || {
+        text(&east.strait(&["invite", "--list"]).stdout).contains("Trusted")
+    });
+    let federations = east.strait(&["get", "federations", "west", "-o", "json"]);
+    let federations: serde_json::Value = serde_json::from_slice(&federations.stdout).unwrap();
+    assert_eq!(federations[0]["cluster"], "west");
+    assert_eq!(
+        federations[0]["addresses"],
+        serde_json::json!([]),
+        "west dials out"
+    );
+
+    let manifest = west.manifests().join("the-east.yaml");
+    for (args, mode) in [
+        (&["drain", "the-east"][..], "mode: Drain"),
+        (&["drain", "the-east", "--undo"], "mode: Active"),
+    ] {
+        assert!(west.strait(args).status.success());
+        assert!(fs::read_to_string(&manifest).unwrap().contains(mode), "{mode}");
+    }
+    let again = west.strait(&["join", token.trim(), "--name", "another"]);
+    assert_eq!(again.status.code(), Some(1), "that cluster has its Federation");
+    assert!(
+        !text(&again.stderr).contains(token.trim()),
+        "a token is never repeated"
+    );
+    assert!(text(&east.strait(&["rotate-root", "--status"]).stdout).contains("Stable"));
 }

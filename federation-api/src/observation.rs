@@ -61,6 +61,7 @@ pub enum Observation {
 
 /// Why a VIP port is not served by a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ListenError {
     /// Reason.
     pub reason: Reason,
@@ -70,6 +71,7 @@ pub struct ListenError {
 
 /// Links to one peer as the gateway sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LinkState {
     /// Data tunnels that can take streams.
     pub usable_tunnels: u32,
@@ -78,6 +80,7 @@ pub struct LinkState {
     /// A control connection is up.
     pub control: bool,
     /// Smallest smoothed round trip among data tunnels.
+    #[serde(with = "seconds::optional")]
     pub rtt: Option<Duration>,
     /// Instances reached.
     pub instances: Vec<InstanceId>,
@@ -87,6 +90,7 @@ pub struct LinkState {
 
 /// The gateway as people see it: `get gateways`, `get tunnels`, dumps. Refreshed at most once a second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
     /// This instance.
     pub instance: Option<InstanceId>,
@@ -108,6 +112,7 @@ pub struct GatewayStatus {
 
 /// One UDP socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SocketStatus {
     /// Worker that owns it.
     pub worker: u32,
@@ -137,6 +142,7 @@ pub enum TunnelKind {
 
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TunnelStatus {
     /// Number of this connection within the process.
     pub id: u64,
@@ -155,6 +161,7 @@ pub struct TunnelStatus {
     /// Worker that drives it.
     pub worker: u32,
     /// Smoothed round trip.
+    #[serde(with = "seconds")]
     pub rtt: Duration,
     /// Path MTU, bytes.
     pub mtu: u16,
@@ -163,8 +170,10 @@ pub struct TunnelStatus {
     /// Packets lost so far.
     pub lost_packets: u64,
     /// Age.
+    #[serde(with = "seconds")]
     pub age: Duration,
     /// Silence so far.
+    #[serde(with = "seconds")]
     pub silent_for: Duration,
     /// Takes no new streams.
     pub draining: bool,
@@ -172,6 +181,7 @@ pub struct TunnelStatus {
 
 /// One VIP listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ListenerStatus {
     /// The imported service.
     pub service: ServiceKey,
@@ -183,4 +193,69 @@ pub struct ListenerStatus {
     pub port: u16,
     /// Where it listens, or why not.
     pub bound: Result<SocketAddr, ListenError>,
+}
+
+/// Durations as decimal seconds: what programs that read the status expect.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(time.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(d)?).map_err(D::Error::custom)
+    }
+
+    pub(super) mod optional {
+        use super::{Deserialize, Deserializer, Duration, Error, Serializer};
+
+        pub(crate) fn serialize<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, s),
+                None => s.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+            let seconds = Option::<f64>::deserialize(d)?;
+            seconds
+                .map(Duration::try_from_secs_f64)
+                .transpose()
+                .map_err(D::Error::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_reads_back_and_times_are_seconds() {
+        let link = LinkState {
+            usable_tunnels: 1,
+            rtt: Some(Duration::from_micros(1_500)),
+            ..LinkState::default()
+        };
+        let json = serde_json::to_value(&link).unwrap();
+        assert_eq!(
+            (json["usableTunnels"].as_u64(), json["rtt"].as_f64()),
+            (Some(1), Some(0.0015))
+        );
+        assert_eq!(serde_json::from_value::<LinkState>(json).unwrap(), link);
+        let none = serde_json::to_value(LinkState::default()).unwrap();
+        assert_eq!(
+            serde_json::from_value::<LinkState>(none).unwrap(),
+            LinkState::default()
+        );
+        assert!(
+            serde_json::from_str::<LinkState>(
+                r#"{"usableTunnels":0,"tunnels":0,"control":false,"rtt":-1,"instances":[]}"#
+            )
+            .is_err()
+        );
+    }
 }

@@ -111,6 +111,7 @@ pub struct Import {
 
 /// One cluster that serves an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Backend {
     /// Where.
     pub cluster: BackendCluster,
@@ -140,6 +141,7 @@ pub struct Backend {
 
 /// A headless member with the address that leads to it from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BackendMember {
     /// As offered.
     pub member: Member,

@@ -147,6 +147,30 @@ pub(crate) fn moved(
     Verdict::new(there && tally.failed == 0, text, figures)
 }
 
+/// A service came back: it was answered again, and at the end (`settled`) by `to` alone.
+pub(crate) fn back(records: &[Record], window: Window, settled: Window, rate: u32, to: &str) -> Verdict {
+    let first = record::first_answer(records, window.from, window.to);
+    let there = record::all_from(records, settled.from, settled.to, to, settled.least(rate).max(1));
+    let (Some(first), true) = (first, there) else {
+        let tally = window.tally(records);
+        let text = format!(
+            "but {to} does not serve it alone (answered by {})",
+            sources(&tally)
+        );
+        return Verdict::new(false, text, figures(&tally));
+    };
+    let (first, settled) = (
+        (first - window.from).as_millis(),
+        (settled.from - window.from).as_millis(),
+    );
+    let text = format!("answered again after {first} ms, all from {to} after {settled} ms");
+    Verdict::new(
+        true,
+        text,
+        json!({"firstAnswerMs": first as u64, "settledAfterMs": settled as u64}),
+    )
+}
+
 /// Something went on under load and no request noticed.
 pub(crate) fn undisturbed(records: &[Record], window: Window, rate: u32, what: &str) -> Verdict {
     let tally = window.tally(records);
@@ -312,6 +336,23 @@ mod tests {
             }
         });
         assert!(!moved(&lossy, window(0, 2_000), settled, RATE, "west").ok);
+    }
+
+    #[test]
+    fn back_means_answered_and_settled() {
+        let records = stream(0, 2_000, |at| match at {
+            0..200 => Outcome::Refused(4),
+            200..700 => by("north"),
+            _ => by("west"),
+        });
+        let verdict = back(&records, window(0, 2_000), window(1_000, 2_000), RATE, "west");
+        assert!(
+            verdict.ok && verdict.text.contains("after 200 ms, all from west after 1000 ms"),
+            "{}",
+            verdict.text
+        );
+        assert!(!back(&records, window(0, 2_000), window(600, 2_000), RATE, "west").ok);
+        assert!(!back(&records[..20], window(0, 200), window(0, 200), RATE, "west").ok);
     }
 
     #[test]

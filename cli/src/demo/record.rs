@@ -175,6 +175,14 @@ pub(crate) fn unseen<'a>(records: &[Record], seen: impl IntoIterator<Item = &'a 
         .count() as u64
 }
 
+/// When the first request started that was answered, among those started in `from..to`.
+pub(crate) fn first_answer(records: &[Record], from: Duration, to: Duration) -> Option<Duration> {
+    started(records, from, to)
+        .filter(|r| !r.failed())
+        .map(|r| r.started)
+        .min()
+}
+
 /// The first failure started in `from..to`, in words.
 pub(crate) fn first_failure(records: &[Record], from: Duration, to: Duration) -> Option<String> {
     let record = started(records, from, to)

@@ -382,17 +382,14 @@ impl Story {
     }
 
     async fn exported_again(&mut self) -> Told {
+        let from = self.running()?.now();
         manifests::write_export(&self.west).map_err(|e| format!("cannot write west's ServiceExport: {e}"))?;
         ask::set(&self.north, "east", "exports", manifests::EXPORTS)?;
-        let start = Instant::now();
-        let window = self.settled("west").await?;
-        let verdict = judge::steady(&self.records()?, window, self.args.rate, "west");
-        let text = format!(
-            "exported again, served after {} ms: {}",
-            start.elapsed().as_millis(),
-            verdict.text
-        );
-        Ok(Verdict { text, ..verdict })
+        let settled = self.settled("west").await?;
+        let window = Window { from, to: settled.to };
+        let mut verdict = judge::back(&self.records()?, window, settled, self.args.rate, "west");
+        verdict.text = format!("west and north export it again: {}", verdict.text);
+        Ok(verdict)
     }
 
     async fn nothing_twice(&mut self) -> Told {

@@ -219,15 +219,11 @@ impl Engine {
     }
 
     fn set_mode(&mut self, name: &FederationName, drain: bool) -> Result<String, ControllerError> {
-        let set = self.set();
-        let federation = set
-            .federations
-            .get(name)
-            .ok_or_else(|| unknown_federation(name))?;
-        let mode = if drain { PeerMode::Drain } else { PeerMode::Active };
-        if federation.spec.mode == mode {
-            return Ok(format!("the Federation '{name}' is in {mode:?} already"));
+        if !self.set().federations.contains_key(name) {
+            return Err(unknown_federation(name));
         }
+        let mode = if drain { PeerMode::Drain } else { PeerMode::Active };
+        // Written whatever the set says: the file may have changed since it was read.
         let file = self.write_mode(name, mode)?;
         Ok(format!(
             "spec.mode of the Federation '{name}' is now {mode:?} (in {})",
