@@ -2,6 +2,12 @@
 //! cache, sources fail, bytes are damaged. After quiescence each side must hold what the other offers; on the way nothing may be
 //! withdrawn without cause and no older epoch may be heard.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the helpers of a test may panic as the test may"
+)]
+
 mod rules;
 mod sim;
 

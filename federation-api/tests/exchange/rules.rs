@@ -30,7 +30,7 @@ impl World {
         }
     }
 
-    pub(crate) fn check_event(&mut self, side: usize, event: &Event, cause: Option<&Inbound>, _made: u64) {
+    pub(crate) fn check_event(&mut self, side: usize, event: &Event, cause: Option<&Inbound>) {
         let step = self.step;
         match event {
             Event::Upserted(_) | Event::SyncFinished { .. } => {

@@ -503,7 +503,7 @@ impl World {
         self.before_events(side, cause);
         let mut merge = false;
         while let Some(event) = self.sides[side].machine.poll_event() {
-            self.check_event(side, &event, cause, made);
+            self.check_event(side, &event, cause);
             match event {
                 Event::Upserted(key) => {
                     self.sides[side].mirror.insert(key);

@@ -20,6 +20,9 @@ use crate::{
     snapshot::GatewayAddress,
 };
 
+/// What a change to a wire message must be refused for.
+type Case<T> = (Reason, fn(&mut T));
+
 fn key() -> ServiceKey {
     ServiceKey::parse("demo", "greeter").unwrap()
 }
@@ -205,7 +208,7 @@ fn changed(change: impl FnOnce(&mut pb::Service)) -> Inbound {
 
 #[test]
 fn a_broken_object_is_refused_by_name() {
-    let cases: Vec<(Reason, fn(&mut pb::Service))> = vec![
+    let cases: Vec<Case<pb::Service>> = vec![
         (Reason::Malformed, |s| s.uid.clear()),
         (Reason::Malformed, |s| s.kind = 0),
         (Reason::Unsupported, |s| s.kind = 77),
