@@ -10,6 +10,7 @@
 
 mod rules;
 mod sim;
+mod talk;
 
 /// Seeds of one test: a second or two for each test.
 const SEEDS: u64 = 1_000;

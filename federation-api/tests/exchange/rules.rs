@@ -120,6 +120,11 @@ impl World {
             let owner = &self.sides[1 - side].machine;
             let offered = owner.status(self.now);
             assert_eq!(offered.acked, Some(offered.offered.number));
+            let answered = owner.feedback().keys();
+            assert!(
+                answered.eq(self.truth(1 - side).keys()),
+                "feedback is for what is offered"
+            );
             for key in self.truth(1 - side).keys() {
                 let said = owner.feedback().get(key);
                 match held.get(key) {

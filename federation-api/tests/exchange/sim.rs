@@ -103,6 +103,8 @@ pub(crate) struct World {
     wire: [VecDeque<Flying>; 2],
     /// A side that has not yet noticed that its link is gone.
     unnoticed: Vec<(usize, LinkId)>,
+    /// Words of dead streams that still sit in the queue of a reader.
+    belated: Vec<(usize, LinkId, Inbound)>,
 }
 
 fn keys() -> Vec<ServiceKey> {
@@ -123,6 +125,32 @@ fn config(plan: Plan, me: &str, peer: &str) -> Config {
         },
         allow_loopback: false,
         first_number: 0,
+    }
+}
+
+/// A plain service in namespace `demo`.
+pub(crate) fn offer(name: &str, uid: &str, created: i64) -> OfferedService {
+    OfferedService {
+        service: ServiceKey::parse("demo", name).unwrap(),
+        uid: Uid::parse(uid).unwrap(),
+        created,
+        kind: ServiceKind::ClusterSetIp,
+        ports: vec![ServicePort {
+            name: None,
+            protocol: Protocol::Tcp,
+            port: 80,
+            app_protocol: None,
+        }],
+        session_affinity: SessionAffinity::Unset,
+        internal_traffic_policy: None,
+        traffic_distribution: None,
+        ip_families: vec![],
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        ready: 1,
+        locality: None,
+        members: vec![],
+        replayable_ports: vec![],
     }
 }
 
@@ -171,6 +199,7 @@ impl World {
             links: 0,
             wire: [VecDeque::new(), VecDeque::new()],
             unnoticed: Vec::new(),
+            belated: Vec::new(),
         }
     }
 
@@ -199,7 +228,7 @@ impl World {
             11 if self.plan.crashes => self.crash(side),
             12 if self.plan.source_errors => self.source_error(side),
             13 => self.toggle_tunnels(side),
-            14 if self.plan.long_nights && self.rng.one_in(2) => self.pass(Duration::from_hours(9)),
+            14 if self.plan.long_nights && self.rng.one_in(2) => self.pass(Duration::from_hours(13)),
             15 if self.plan.crashes && self.rng.one_in(3) => self.rebuild(side),
             _ => {
                 let ms = self.rng.below(4_000);
@@ -257,28 +286,12 @@ impl World {
     }
 
     fn new_offer(&mut self, key: &ServiceKey, step: u64) -> OfferedService {
-        OfferedService {
-            service: key.clone(),
-            uid: Uid::parse(&format!("u{step}-{}", self.rng.below(1_000_000))).unwrap(),
-            created: i64::try_from(self.rng.below(1_000)).unwrap(),
-            kind: ServiceKind::ClusterSetIp,
-            ports: vec![ServicePort {
-                name: None,
-                protocol: Protocol::Tcp,
-                port: 80,
-                app_protocol: None,
-            }],
-            session_affinity: SessionAffinity::Unset,
-            internal_traffic_policy: None,
-            traffic_distribution: None,
-            ip_families: vec![],
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            ready: 1,
-            locality: None,
-            members: vec![],
-            replayable_ports: vec![],
-        }
+        let uid = format!("u{step}-{}", self.rng.below(1_000_000));
+        offer(
+            key.name.as_str(),
+            &uid,
+            i64::try_from(self.rng.below(1_000)).unwrap(),
+        )
     }
 
     /// The sources answer (again).
@@ -325,6 +338,7 @@ impl World {
             side.stated = None;
             side.note_away(self.now);
         }
+        self.hear_belated();
         self.pump();
     }
 
@@ -332,18 +346,29 @@ impl World {
     fn break_link(&mut self) {
         let Some(link) = self.link.take() else { return };
         for side in 0..2 {
-            // A word of the dead stream may still be in a queue of its reader.
-            let late = self.wire[side].pop_front();
-            self.wire[side].clear();
+            let belated = self.wire[side].drain(..).take(3).map(|f| (side, link, f.inbound));
+            self.belated.extend(belated);
             if self.rng.one_in(3) {
                 self.unnoticed.push((side, link));
             } else {
                 self.drop_link(side, link);
-                if let Some(late) = late {
-                    self.sides[side].machine.receive(link, late.inbound, self.now);
-                    self.events(side, None, late.made);
-                }
             }
+        }
+    }
+
+    /// A reader hands over what it had read of a stream that has been replaced: nothing may come of it.
+    fn hear_belated(&mut self) {
+        for (side, link, inbound) in std::mem::take(&mut self.belated) {
+            let machine = &mut self.sides[side].machine;
+            let before = machine.catalog().clone();
+            machine.receive(link, inbound, self.now);
+            assert_eq!(
+                machine.poll_event(),
+                None,
+                "step {}: a dead stream was heard",
+                self.step
+            );
+            assert_eq!(machine.catalog(), &before);
         }
     }
 
@@ -355,6 +380,11 @@ impl World {
         if self.link.is_none() {
             side.link_epoch = None;
             side.stated = None;
+        } else {
+            assert!(
+                side.machine.has_link(),
+                "the end of an old stream ended its successor"
+            );
         }
     }
 
@@ -522,7 +552,10 @@ impl World {
                         self.sides[side].disk.sights.remove(&uid);
                     }
                 }
-                Event::CloseLink { .. } => self.break_link(),
+                Event::CloseLink { .. } => {
+                    self.sides[side].note_away(self.now);
+                    self.break_link();
+                }
                 _ => {}
             }
         }
