@@ -313,6 +313,7 @@ impl Engine {
 pub(super) fn limits(spec: &strait_federation_api::resources::Limits) -> Limits {
     Limits {
         objects: usize::try_from(spec.services_per_peer).unwrap_or(usize::MAX),
+        expire_after: spec.stale_after.get(),
         ..Limits::default()
     }
 }

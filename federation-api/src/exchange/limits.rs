@@ -38,7 +38,10 @@ pub const AFFINITY_TIMEOUT_MAX: u32 = 86_400;
 /// Last second of year 9999: a creation time beyond it cannot be written as RFC 3339.
 pub const CREATED_MAX: i64 = 253_402_300_799;
 
-/// Bounds that an operator may raise per peer. What was accepted under a bound stays when the bound is met.
+/// How long entries live while control and all data tunnels are down: over a long night, under two.
+pub const EXPIRE_AFTER: Duration = Duration::from_hours(24);
+
+/// Bounds on one peer. What was accepted under a bound stays when the bound is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Services held of one peer.
@@ -55,6 +58,8 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Messages read at once after a quiet time.
     pub message_burst: u32,
+    /// How long entries live while control and all data tunnels to the peer are down.
+    pub expire_after: Duration,
 }
 
 impl Default for Limits {
@@ -70,6 +75,7 @@ impl Default for Limits {
             // Ten times what rolling restarts of a large catalog cause; a full sync lives off the burst.
             messages_per_second: 1_000,
             message_burst: 20_000,
+            expire_after: EXPIRE_AFTER,
         }
     }
 }
@@ -86,6 +92,7 @@ impl Limits {
             metadata_bytes: 64 << 10,
             messages_per_second: u32::MAX,
             message_burst: u32::MAX,
+            expire_after: Duration::MAX,
         }
     }
 }
@@ -109,6 +116,9 @@ fn metadata_bytes(offer: &OfferedService) -> usize {
     let all = offer.labels.iter().chain(&offer.annotations);
     all.map(|(k, v)| k.len() + v.len() + ENTRY).sum()
 }
+
+/// Name of the one bound that operators raise.
+pub(super) const OBJECTS: &str = "services";
 
 /// Holds one service to the bounds and to the rules of the standard.
 ///
@@ -139,16 +149,19 @@ fn malformed(rule: &str) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::Malformed, rule))
 }
 
-/// Refuses `found > limit`, naming the field of `spec.limits` that raises it.
+/// Refuses `found > limit` and says how to get on.
 pub(super) fn over(bound: &str, found: usize, limit: usize) -> Result<(), Refusal> {
     if found <= limit {
         return Ok(());
     }
+    let remedy = if bound == OBJECTS {
+        "raise spec.limits.servicesPerPeer of the Cluster there, or export less"
+    } else {
+        "this bound is fixed: export less"
+    };
     Err(Refusal::new(
         Reason::OverLimit,
-        format!(
-            "{found} is over the importing side's limit of {limit} {bound}; raise it there with spec.limits.{bound}, or export less"
-        ),
+        format!("{found} {bound} is over the importing side's limit of {limit}; {remedy}"),
     ))
 }
 

@@ -29,8 +29,6 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(35);
 /// How long a lost control stream may take to come back before entries are marked stale: a redial takes less, and marking ten
 /// thousand entries twice costs more than it tells.
 pub const STALE_GRACE: Duration = Duration::from_secs(5);
-/// How long entries live while control and all data tunnels are down: over a long night, under two.
-pub const EXPIRE_AFTER: Duration = Duration::from_hours(24);
 /// Between two requests for a data tunnel that are passed on.
 const OPEN_TUNNEL_SPACING: Duration = Duration::from_secs(1);
 /// Broken rules on one stream before it is closed: enough to see a pattern in the log, too few to fill it.
@@ -214,8 +212,9 @@ impl Exchange {
 
     /// New bounds on the peer. What was refused for want of room is asked for again.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.config.limits = limits;
-        self.receiver.room_made();
+        if std::mem::replace(&mut self.config.limits, limits) != limits {
+            self.receiver.room_made();
+        }
     }
 
     /// Something arrived on a stream. Words from an earlier stream are dropped.
@@ -267,7 +266,7 @@ impl Exchange {
             self.stale = true;
             self.events.push_back(Event::Stale(true));
         }
-        if due(self.away_since, EXPIRE_AFTER) && !self.receiver.catalog().is_empty() {
+        if due(self.away_since, self.config.limits.expire_after) && !self.receiver.catalog().is_empty() {
             self.receiver.expire(&mut self.events);
         }
     }
@@ -294,7 +293,7 @@ impl Exchange {
             timer(
                 self.away_since
                     .filter(|_| !self.receiver.catalog().is_empty())
-                    .map(|s| s + EXPIRE_AFTER),
+                    .map(|s| s + self.config.limits.expire_after),
                 "expire entries",
             ),
         ]
@@ -389,9 +388,12 @@ impl Exchange {
             peer_staleness: self
                 .peer_staleness
                 .map(|(s, at)| s + now.saturating_duration_since(at)),
-            expires_in: self
-                .away_since
-                .map(|since| EXPIRE_AFTER.saturating_sub(now.saturating_duration_since(since))),
+            expires_in: self.away_since.map(|since| {
+                self.config
+                    .limits
+                    .expire_after
+                    .saturating_sub(now.saturating_duration_since(since))
+            }),
             outdated: self.outdated.clone(),
         }
     }

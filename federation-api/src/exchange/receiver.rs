@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::Event,
-    limits::{Limits, check_offer, offer_bytes, over},
+    limits::{Limits, OBJECTS, check_offer, offer_bytes, over},
     message::{CatalogVersion, Message, Refusal, Verdict},
 };
 use crate::{
@@ -164,6 +164,8 @@ impl Receiver {
                 self.complete = false;
                 self.refused.clear();
                 self.refused_more = false;
+                // Room made before is used by this very sync.
+                self.room = false;
                 Stage::Full(*epoch, BTreeSet::new())
             }
             Stage::Ready(epoch) if resumable.is_some_and(|v| v.epoch == *epoch) => Stage::Following(*epoch),
@@ -354,7 +356,7 @@ impl Receiver {
         check_offer(offer, limits)?;
         let old = self.catalog.get(&offer.service);
         if old.is_none() {
-            over("objects", self.catalog.len() + 1, limits.objects)?;
+            over(OBJECTS, self.catalog.len() + 1, limits.objects)?;
         }
         let before = old.map_or(0, |o| offer_bytes(o));
         let bytes = self.bytes - before + offer_bytes(offer);

@@ -378,3 +378,37 @@ fn own_objects_nobody_could_take_are_withheld_and_the_last_good_state_stays() {
     assert_eq!(said(&mut machine, now)[0], Message::Delete(key("a")));
     assert!(machine.status(now).withheld.is_empty());
 }
+
+#[test]
+fn a_raised_limit_asks_again_once_and_the_refusal_said_which_to_raise() {
+    let now = Instant::now();
+    let (mut machine, _) = greeted(hello(), now);
+    let tight = Limits {
+        objects: 1,
+        ..Limits::default()
+    };
+    machine.set_limits(tight);
+    say(&mut machine, Message::BeginSync { full: true }, now);
+    say(&mut machine, Message::Upsert(Arc::new(offer("a", "u1", 1))), now);
+    say(&mut machine, Message::Upsert(Arc::new(offer("b", "u2", 1))), now);
+    say(&mut machine, Message::EndOfSync { number: 1 }, now);
+    let answers = said(&mut machine, now);
+    let nack = answers.iter().find_map(|m| match m {
+        Message::Nack { service, refusal } => Some((service.clone(), refusal.clone())),
+        _ => None,
+    });
+    let (service, refusal) = nack.unwrap();
+    assert_eq!((service, refusal.reason), (Some(key("b")), Reason::OverLimit));
+    assert!(refusal.message.contains("servicesPerPeer"), "{refusal}");
+    assert_eq!(machine.catalog().len(), 1, "what was accepted stays");
+    assert_eq!(
+        machine.held().version,
+        None,
+        "a catalog with refusals is not resumed"
+    );
+    machine.set_limits(tight);
+    assert_eq!(said(&mut machine, now), [], "the same limit makes no room");
+    machine.set_limits(Limits { objects: 2, ..tight });
+    assert_eq!(said(&mut machine, now), [Message::SyncRequest]);
+    assert_eq!(said(&mut machine, now), []);
+}
