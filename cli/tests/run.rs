@@ -54,13 +54,17 @@ impl Cluster {
             .arg(self.manifests())
             .arg("--state")
             .arg(self.state());
-        command.args(["--grace", "1"]);
         command
     }
 
     fn start(&self) -> Running {
+        self.start_with(&["--grace", "1"])
+    }
+
+    fn start_with(&self, args: &[&str]) -> Running {
         let mut child = self
             .command()
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -117,9 +121,13 @@ impl Running {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    fn terminate(mut self) -> i32 {
+    fn signal(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    fn terminate(mut self) -> i32 {
+        self.signal();
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -397,4 +405,65 @@ fn two_clusters_join_by_commands() {
         "a token is never repeated"
     );
     assert!(text(&east.strait(&["rotate-root", "--status"]).stdout).contains("Stable"));
+}
+
+/// A service of this cluster that echoes, as manifests and as a listener on a thread.
+fn echo_service(cluster: &Cluster) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut from, mut to) = (stream.as_ref().unwrap().try_clone().unwrap(), stream.unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        }
+    });
+    let manifests = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{namespace: demo, name: echo}}\nspec:\n  ports: [{{port: 7, targetPort: {port}}}]\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  namespace: demo\n  name: echo-1\n  \
+         labels: {{kubernetes.io/service-name: echo}}\naddressType: IPv4\nports: [{{port: {port}}}]\n\
+         endpoints: [{{addresses: [127.0.0.1]}}]\n---\n\
+         apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{namespace: demo, name: echo}}\n"
+    );
+    fs::write(cluster.manifests().join("echo.yaml"), manifests).unwrap();
+}
+
+/// A connection by name through the SOCKS5 listener; the reply code unless it is 0.
+fn through_socks(socks: &str, name: &str, port: u16) -> Result<TcpStream, u8> {
+    let mut stream = TcpStream::connect(socks).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(&[5, 1, 0, 5, 1, 0, 3, u8::try_from(name.len()).unwrap()])
+        .unwrap();
+    stream.write_all(name.as_bytes()).unwrap();
+    stream.write_all(&port.to_be_bytes()).unwrap();
+    let mut reply = [0; 12];
+    stream.read_exact(&mut reply).unwrap();
+    if reply[3] == 0 { Ok(stream) } else { Err(reply[3]) }
+}
+
+#[test]
+fn a_running_stream_outlives_the_first_signal_and_not_the_second() {
+    let cluster = Cluster::new();
+    echo_service(&cluster);
+    let running = cluster.start_with(&["--grace", "600"]);
+    let socks = running.address("SOCKS5");
+    let connect = || through_socks(&socks, "echo.demo.svc.clusterset.local", 7);
+    until("served", || connect().is_ok());
+    let mut stream = connect().unwrap();
+    let mut echo = |text: &[u8; 4]| {
+        stream.write_all(text).unwrap();
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).map(|()| back)
+    };
+    assert_eq!(&echo(b"once").unwrap(), b"once");
+    running.signal();
+    until("not ready", || running.get("/readyz").0 == 503);
+    assert_eq!(&echo(b"more").unwrap(), b"more", "it drains: what runs goes on");
+    until("closed to new clients", || TcpStream::connect(&socks).is_err());
+    assert_eq!(running.terminate(), 0, "the second signal ends it at once");
+    let mut rest = [0; 1];
+    assert!(
+        !matches!(stream.read(&mut rest), Ok(n) if n > 0),
+        "the stream has ended"
+    );
 }
