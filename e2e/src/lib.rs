@@ -6,5 +6,6 @@
 pub mod apps;
 pub mod bench;
 pub mod client;
+pub mod cluster;
 pub mod link;
 pub mod process;
