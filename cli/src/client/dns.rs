@@ -1,4 +1,7 @@
 //! A stub resolver for one question: the IPv4 addresses of a name (RFC 1035), over UDP, from one server.
+//!
+//! Owns the question and the reading of its answer, whose bytes it does not trust. Never retries and never caches. Used by `check`
+//! and the demo.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -1,4 +1,6 @@
 //! The client's side of SOCKS5 (RFC 1928): CONNECT by name, no authentication.
+//!
+//! Owns the handshake. Never sends payload: until it gives a stream, not a byte has left. Used by `check` and the demo.
 
 use std::{fmt, io, net::SocketAddr};
 

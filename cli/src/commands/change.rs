@@ -1,4 +1,6 @@
 //! `invite`, `join`, `drain`, `rotate-root`, `log-level`: commands that change something, all through the socket.
+//!
+//! Owns their words and the waiting of `join`. Never changes anything itself: the running process does. Called by dispatch.
 
 use std::time::{Duration, Instant};
 

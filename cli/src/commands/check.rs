@@ -1,4 +1,6 @@
 //! `check`: what stands between here and a peer or service, and whose side to fix.
+//!
+//! Owns the layout and the exit code. Never looks for itself: the running process gathers and diagnoses. Called by dispatch.
 
 use strait_federation_api::diagnose::{Step, StepStatus};
 

@@ -1,4 +1,6 @@
 //! `completions` and `version`: what needs neither files nor a process.
+//!
+//! Owns both texts. Never reads anything. Called by dispatch.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;

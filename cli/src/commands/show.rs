@@ -1,4 +1,6 @@
 //! `get`, `status`, `bundle`: commands that only look.
+//!
+//! Owns which part of the status each shows. Never changes anything. Called by dispatch.
 
 use strait_federation_api::{
     observation::{GatewayStatus, TunnelStatus},

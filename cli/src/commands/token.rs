@@ -1,4 +1,6 @@
 //! `token decode`: what a token says, without its secret.
+//!
+//! Owns that view of a token. Never sends it anywhere nor repeats it in an error. Called by dispatch.
 
 use serde::Serialize;
 use strait_federation_api::Reason;

@@ -1,4 +1,6 @@
 //! `validate`: every mistake in a folder of manifests, and what applying it would take away, without applying anything.
+//!
+//! Owns the report. Never writes a file and never judges: loading and comparing are federation-api's. Called by dispatch.
 
 use serde::Serialize;
 use strait_controller::source::{ManifestFile, read_last_good, read_manifests};

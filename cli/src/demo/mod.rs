@@ -6,6 +6,7 @@ mod ask;
 mod cluster;
 mod family;
 mod greeter;
+mod joining;
 mod judge;
 mod load;
 mod manifests;
