@@ -86,9 +86,13 @@ impl Door {
                     self.clone().admit(incoming, remote),
                 ),
                 Gate::Retry => self.retry(incoming),
-                Gate::Refuse => {
-                    self.shared
-                        .refused(remote, None, Reason::TooManyConnections, "attempts");
+                Gate::Refuse { news } => {
+                    let reason = Reason::TooManyConnections;
+                    if news {
+                        self.shared.refused(remote, None, reason, "attempts");
+                    } else {
+                        self.shared.counters.refuse(reason);
+                    }
                     incoming.refuse();
                 }
             }

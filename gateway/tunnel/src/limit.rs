@@ -1,7 +1,7 @@
 //! How many connection attempts one source may make.
 //!
-//! Owns the bounds at the accept edge, as pure functions. A source is counted only once its address is proven, else a spoofed flood
-//! could lock a real peer out. Called by the accept loop.
+//! Owns the bounds at the accept edge, as pure functions. Attempts from a proven address and from a claimed one are counted apart, else
+//! a flood that claims a peer's address would lock the real peer out. Called by the accept loop.
 
 use std::{
     collections::HashMap,
@@ -21,6 +21,8 @@ const PER_SECOND: f64 = 64.0;
 const MAX_SOURCES: usize = 4096;
 /// A source that was quiet so long has its burst back.
 const FORGET_AFTER: Duration = Duration::from_secs(8);
+/// Refusals of one source are told so far apart; all are counted. A flood must not become a flood of log lines.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What to do with an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,23 +31,41 @@ pub(crate) enum Gate {
     /// Ask the source to prove its address.
     Retry,
     /// Too many.
-    Refuse,
+    Refuse {
+        /// Worth a log line: none was due for this source just before.
+        news: bool,
+    },
 }
 
 /// Attempts per source.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
-    sources: HashMap<IpAddr, Bucket>,
+    sources: HashMap<IpAddr, Source>,
+    /// When a refusal was last told that is nobody's in particular.
+    told: Option<Instant>,
 }
 
+/// What is left to one source, and since when.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
+struct Source {
+    /// For attempts that show the address to be real.
+    proven: f64,
+    /// For attempts that anybody may have sent.
+    claimed: f64,
     at: Instant,
+    told: Option<Instant>,
+}
+
+fn is_news(told: &mut Option<Instant>, now: Instant) -> bool {
+    let news = told.is_none_or(|at| now.saturating_duration_since(at) >= TELL_EVERY);
+    if news {
+        *told = Some(now);
+    }
+    news
 }
 
 /// IPv6 sources are counted by /64: one host has that many addresses.
-fn source(address: IpAddr) -> IpAddr {
+pub(crate) fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {
@@ -58,41 +78,56 @@ fn source(address: IpAddr) -> IpAddr {
 impl Limiter {
     /// Judges one attempt; `proven` says that the source has shown it receives at its address.
     pub(crate) fn judge(&mut self, now: Instant, address: IpAddr, proven: bool, under_way: u32) -> Gate {
-        let bucket = self.bucket(now, source(address));
-        let gate = match (proven, bucket.tokens >= 1.0) {
-            _ if under_way >= REFUSE_ABOVE => Gate::Refuse,
-            (false, true) if under_way >= RETRY_ABOVE => Gate::Retry,
-            (false, false) => Gate::Retry,
-            (true, false) => Gate::Refuse,
-            (_, true) => Gate::Accept,
-        };
-        if gate == Gate::Accept {
-            bucket.tokens -= 1.0;
+        // Decided without the table: a flood of claimed addresses must cost next to nothing.
+        if under_way >= REFUSE_ABOVE {
+            let news = is_news(&mut self.told, now);
+            return Gate::Refuse { news };
         }
-        gate
+        if !proven && under_way >= RETRY_ABOVE {
+            return Gate::Retry;
+        }
+        let source = self.source(now, source(address));
+        let tokens = if proven {
+            &mut source.proven
+        } else {
+            &mut source.claimed
+        };
+        if *tokens >= 1.0 {
+            *tokens -= 1.0;
+            Gate::Accept
+        } else if proven {
+            let news = is_news(&mut source.told, now);
+            Gate::Refuse { news }
+        } else {
+            Gate::Retry
+        }
     }
 
-    fn bucket(&mut self, now: Instant, source: IpAddr) -> &mut Bucket {
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
+    fn source(&mut self, now: Instant, address: IpAddr) -> &mut Source {
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&address) {
             self.make_room(now);
         }
-        let bucket = self.sources.entry(source).or_insert(Bucket {
-            tokens: BURST,
+        let source = self.sources.entry(address).or_insert(Source {
+            proven: BURST,
+            claimed: BURST,
             at: now,
+            told: None,
         });
-        let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * PER_SECOND;
-        (bucket.tokens, bucket.at) = ((bucket.tokens + gained).min(BURST), now);
-        bucket
+        let gained = now.saturating_duration_since(source.at).as_secs_f64() * PER_SECOND;
+        source.proven = (source.proven + gained).min(BURST);
+        source.claimed = (source.claimed + gained).min(BURST);
+        source.at = now;
+        source
     }
 
     fn make_room(&mut self, now: Instant) {
         self.sources
-            .retain(|_, bucket| now.saturating_duration_since(bucket.at) < FORGET_AFTER);
+            .retain(|_, source| now.saturating_duration_since(source.at) < FORGET_AFTER);
         let oldest = self
             .sources
             .iter()
-            .min_by_key(|(_, bucket)| bucket.at)
-            .map(|(source, _)| *source);
+            .min_by_key(|(_, source)| source.at)
+            .map(|(address, _)| *address);
         if self.sources.len() >= MAX_SOURCES
             && let Some(oldest) = oldest
         {
@@ -114,7 +149,8 @@ mod tests {
             .filter(|_| limiter.judge(now, PEER, true, 0) == Gate::Accept)
             .count();
         assert_eq!(accepted, BURST as usize);
-        assert_eq!(limiter.judge(now, PEER, true, 0), Gate::Refuse);
+        // The first refusal was told in the loop.
+        assert_eq!(limiter.judge(now, PEER, true, 0), Gate::Refuse { news: false });
         assert_eq!(
             limiter.judge(now + Duration::from_secs(1), PEER, true, 0),
             Gate::Accept
@@ -130,7 +166,32 @@ mod tests {
             limiter.judge(now, PEER, false, 0);
         }
         assert_eq!(limiter.judge(now, PEER, false, 0), Gate::Retry);
-        assert_eq!(limiter.judge(now, PEER, true, REFUSE_ABOVE), Gate::Refuse);
+        assert_eq!(
+            limiter.judge(now, PEER, true, REFUSE_ABOVE),
+            Gate::Refuse { news: true }
+        );
+    }
+
+    #[test]
+    fn a_flood_that_claims_a_peers_address_does_not_lock_the_peer_out() {
+        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        for _ in 0..100_000 {
+            limiter.judge(now, PEER, false, 0);
+        }
+        assert_eq!(limiter.judge(now, PEER, false, 0), Gate::Retry);
+        assert_eq!(limiter.judge(now, PEER, true, 0), Gate::Accept);
+    }
+
+    #[test]
+    fn refusals_of_one_source_are_told_once_a_second() {
+        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        let told = |limiter: &mut Limiter, now| {
+            let judged = (0..1000).map(|_| limiter.judge(now, PEER, true, 0));
+            judged.filter(|gate| *gate == Gate::Refuse { news: true }).count()
+        };
+        assert_eq!(told(&mut limiter, now), 1);
+        assert_eq!(told(&mut limiter, now), 0);
+        assert_eq!(told(&mut limiter, now + TELL_EVERY), 1);
     }
 
     #[test]
