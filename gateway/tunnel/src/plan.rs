@@ -16,6 +16,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Longest pause between attempts to reach an instance that the load balancer does not lead to.
 const COVER_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A connection that lived shorter was a failure in another dress: the peer took it and threw it out (an exchange that cannot agree on a
+/// version, a control plane that refuses). Without this it would be dialled ten times a second for ever.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Streams on each tunnel of a worker that call for another one: half of what a peer allows.
 const LOAD_STREAMS: u32 = 512;
 /// Tunnels one worker dials to one peer for load.
@@ -91,6 +94,11 @@ impl Purpose {
             Self::Control | Self::Warm | Self::Load => BACKOFF_MAX,
         }
     }
+
+    /// One connection is enough: wanting it again means that the last one is gone.
+    const fn is_met_by_one(self) -> bool {
+        matches!(self, Self::Control | Self::Warm)
+    }
 }
 
 /// What the worker should do.
@@ -123,6 +131,33 @@ struct Attempt {
     running: bool,
     failures: u32,
     not_before: Instant,
+    /// When the last one came up, with that dial's jitter, until it is wanted again.
+    up: Option<(Instant, f64)>,
+}
+
+impl Attempt {
+    /// Spaces the next attempt after a failed one.
+    fn failed(&mut self, now: Instant, purpose: Purpose, jitter: f64) {
+        let pause = BACKOFF_FIRST * 2u32.saturating_pow(self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now
+            + pause
+                .min(purpose.backoff_max())
+                .mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
+    }
+
+    /// It is wanted though its last dial came up: judges how long that one lived.
+    fn wanted_again(&mut self, now: Instant, purpose: Purpose) {
+        let Some((up, jitter)) = self.up.take() else {
+            return;
+        };
+        let short = now.saturating_duration_since(up) < STABLE_AFTER;
+        if short && purpose.is_met_by_one() {
+            self.failed(now, purpose, jitter);
+        } else {
+            self.failures = 0;
+        }
+    }
 }
 
 /// The memory of attempts.
@@ -167,10 +202,12 @@ impl Planner {
                 running: false,
                 failures: 0,
                 not_before: now,
+                up: None,
             });
         if attempt.running {
             return;
         }
+        attempt.wanted_again(now, purpose);
         if attempt.not_before > now {
             plan.next = Some(
                 plan.next
@@ -199,16 +236,11 @@ impl Planner {
         };
         attempt.running = false;
         if up {
-            attempt.failures = 0;
+            attempt.up = Some((now, jitter));
             // A connection that dies at once must not be redialled in a tight loop.
             attempt.not_before = now + BACKOFF_FIRST;
         } else {
-            let pause = BACKOFF_FIRST * 2u32.saturating_pow(attempt.failures.min(16));
-            attempt.failures += 1;
-            attempt.not_before = now
-                + pause
-                    .min(purpose.backoff_max())
-                    .mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
+            attempt.failed(now, purpose, jitter);
         }
     }
 
@@ -216,7 +248,7 @@ impl Planner {
     pub(crate) fn forgive(&mut self, now: Instant, peer: &ClusterId) {
         for ((cluster, _), attempt) in &mut self.attempts {
             if cluster == peer {
-                (attempt.failures, attempt.not_before) = (0, now);
+                (attempt.failures, attempt.not_before, attempt.up) = (0, now, None);
             }
         }
     }

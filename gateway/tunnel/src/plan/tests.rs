@@ -188,3 +188,31 @@ proptest! {
         }
     }
 }
+
+/// Dials of `purpose` within `span`, when each comes up and is gone after `life`.
+fn dials_when_lives_are(life: Duration, span: Duration) -> usize {
+    let (start, peers) = (Instant::now(), [want()]);
+    let warm = [conn(1, TunnelKind::Data)];
+    let both = [conn(1, TunnelKind::Data), conn(2, TunnelKind::Control)];
+    let mut planner = Planner::default();
+    let (mut now, mut count) = (start, 0);
+    while now < start + span {
+        let planned = planner.plan(now, &peers, &warm);
+        if dials(&planned) == [Purpose::Control] {
+            count += 1;
+            planner.dialled(now, &peers[0].cluster, Purpose::Control, true, 0.5);
+            assert_eq!(dials(&planner.plan(now, &peers, &both)), []);
+            now += life;
+        } else {
+            now = planned.next.unwrap();
+        }
+    }
+    count
+}
+
+#[test]
+fn a_connection_that_is_thrown_out_at_once_is_dialled_ever_more_slowly_and_one_that_lived_is_not() {
+    let ms = Duration::from_millis;
+    assert!(dials_when_lives_are(ms(5), ms(60_000)) < 20);
+    assert!(dials_when_lives_are(ms(2_000), ms(60_000)) >= 29);
+}
