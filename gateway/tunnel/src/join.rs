@@ -4,11 +4,12 @@
 //! Spawned by accept; called by a worker for a join that we dial.
 
 use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use strait_federation_api::{
     Reason,
     control::{EXPORTER_LEN, GatewayEvent, JOIN_EXPORTER_LABEL, JoinStream, Role},
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::{
     codes::varint,
-    failure,
+    failure, limit,
     pipe::{self, Holder, PREFACE_TIMEOUT, Pipe},
     runtime::Health,
     shared::Shared,
@@ -26,7 +27,37 @@ use crate::{
 /// A join takes a few round trips and one signature; whoever takes longer is cut.
 const MAX_TIME: Duration = Duration::from_secs(60);
 /// Sessions at a time: nobody is authenticated yet, and an invite has one joiner.
-const MAX_SESSIONS: u32 = 16;
+const MAX_SESSIONS: usize = 16;
+/// Of these, by one source: a joiner retries one after the other, and must find room beside somebody who holds sessions open.
+const MAX_PER_SOURCE: usize = 4;
+
+/// Sources of the sessions under way, each as often as it has one.
+pub(crate) type Sessions = Mutex<Vec<IpAddr>>;
+
+/// One session's place, given back however the session ends.
+struct Place<'a>(&'a Sessions, IpAddr);
+
+impl<'a> Place<'a> {
+    fn take(sessions: &'a Sessions, remote: SocketAddr) -> Option<Self> {
+        let source = limit::source(remote.ip());
+        let mut held = sessions.lock();
+        let own = held.iter().filter(|other| **other == source).count();
+        let free = held.len() < MAX_SESSIONS && own < MAX_PER_SOURCE;
+        free.then(|| {
+            held.push(source);
+            Self(sessions, source)
+        })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut held = self.0.lock();
+        if let Some(at) = held.iter().position(|source| *source == self.1) {
+            held.swap_remove(at);
+        }
+    }
+}
 
 /// A join that came in.
 pub(crate) async fn serve(
@@ -35,15 +66,15 @@ pub(crate) async fn serve(
     health: Arc<Health>,
     remote: SocketAddr,
 ) {
-    let sessions = shared.joins.fetch_add(1, Ordering::AcqRel);
-    let reason = if sessions >= MAX_SESSIONS {
-        Err(Reason::TooManyAttempts)
-    } else {
+    let place = Place::take(&shared.joins, remote);
+    let reason = if place.is_some() {
         timeout(MAX_TIME, accept(&shared, &quic, &health, remote))
             .await
             .unwrap_or(Err(Reason::DeadlineExceeded))
+    } else {
+        Err(Reason::TooManyAttempts)
     };
-    shared.joins.fetch_sub(1, Ordering::AcqRel);
+    drop(place);
     let reason = match reason {
         Ok(()) => Reason::Connected,
         Err(reason) => {
@@ -121,4 +152,26 @@ fn stream(
         exporter,
         io: Box::new(pipe),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_cannot_take_every_place_and_places_come_back() {
+        let sessions = Sessions::default();
+        let at = |host: u8, port| SocketAddr::from(([192, 0, 2, host], port));
+        let held: Vec<_> = (0..100)
+            .filter_map(|port| Place::take(&sessions, at(1, port)))
+            .collect();
+        assert_eq!(held.len(), MAX_PER_SOURCE);
+        let others: Vec<_> = (2..100)
+            .filter_map(|host| Place::take(&sessions, at(host, 1)))
+            .collect();
+        assert_eq!(held.len() + others.len(), MAX_SESSIONS);
+        drop((held, others));
+        assert!(sessions.lock().is_empty());
+        assert!(Place::take(&sessions, at(1, 1)).is_some());
+    }
 }

@@ -27,6 +27,7 @@ use crate::{
     conn::{Conn, Origin, Proven},
     counters::Counters,
     dial::JoinDial,
+    join::Sessions,
     limit::Limiter,
     registry::Tunnels,
     udp::WorkerSocket,
@@ -75,7 +76,7 @@ pub(crate) struct Shared {
     /// Handshakes that we accepted and that are under way.
     pub(crate) handshakes: AtomicU32,
     /// Join sessions under way.
-    pub(crate) joins: AtomicU32,
+    pub(crate) joins: Sessions,
     next_id: AtomicU64,
     conns: Mutex<BTreeMap<u64, Arc<Conn>>>,
     control: Mutex<BTreeMap<ClusterId, Arc<Conn>>>,
@@ -103,7 +104,7 @@ impl Shared {
             workers,
             limiter: Mutex::default(),
             handshakes: AtomicU32::new(0),
-            joins: AtomicU32::new(0),
+            joins: Sessions::default(),
             next_id: AtomicU64::new(1),
             conns: Mutex::default(),
             control: Mutex::default(),
@@ -254,8 +255,9 @@ impl Shared {
 
     /// Tells the controller of a link if it changed otherwise than in its round trip.
     pub(crate) fn tell_link(&self, cluster: &ClusterId) {
-        let state = self.link(cluster);
+        // Held while looking: of two that tell at the same time, the later look must be the later word.
         let mut told = self.told.lock();
+        let state = self.link(cluster);
         let same = |held: &LinkState| {
             LinkState {
                 rtt: None,
