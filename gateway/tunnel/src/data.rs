@@ -268,11 +268,16 @@ pub(crate) fn probe(nonce: u64) -> Bytes {
     [&[PROBE][..], &nonce.to_be_bytes()].concat().into()
 }
 
-/// Reads what follows the peer's hello. Its end is no event: a later version may finish it.
+/// Reads what follows the peer's hello. Its end is no event: a later version may finish it. Only the first of each frame does
+/// anything: each one makes every planner look.
 async fn listen(shared: &Shared, conn: &Conn, mut recv: Guarded<RecvStream>, tunnel: &Tunnel) -> Reason {
+    let (mut drained, mut renewed) = (false, false);
     loop {
         match read_frame(&mut recv).await {
+            Ok(Some(Frame::Drain(_))) if drained => {}
+            Ok(Some(Frame::Renew)) if renewed => {}
             Ok(Some(Frame::Drain(reason))) => {
+                drained = true;
                 tracing::info!(
                     tunnel = tunnel.id(), peer = %tunnel.peer().cluster, reason = reason.name(),
                     "the peer takes no new streams on this tunnel"
@@ -281,6 +286,7 @@ async fn listen(shared: &Shared, conn: &Conn, mut recv: Guarded<RecvStream>, tun
                 shared.changed(&tunnel.peer().cluster);
             }
             Ok(Some(Frame::Renew)) => {
+                renewed = true;
                 conn.peer_renewed();
                 shared.changed(&tunnel.peer().cluster);
             }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use quinn::{ClientConfig, TransportConfig, crypto::rustls::QuicClientConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use strait_federation_api::{
@@ -100,8 +100,10 @@ impl Dialler {
     ) -> Result<Dialled, DialError> {
         let mut failures = Vec::new();
         let mut targets = Vec::new();
-        for address in addresses.iter().take(MAX_ADDRESSES) {
-            match self.resolve(address).await {
+        // All at once: a name whose resolver is silent must not hold up the other addresses one by one.
+        let resolving = addresses.iter().take(MAX_ADDRESSES);
+        for resolved in join_all(resolving.map(|address| self.resolve(address))).await {
+            match resolved {
                 Ok(found) => targets.extend(found),
                 Err(failure) => failures.push(failure),
             }
