@@ -3,6 +3,9 @@
 //! Owns how bytes move: reads into pooled buffers, chunks handed on without a copy, vectored writes, half-close kept as half-close,
 //! everything else turned into a reset on both sides. Never decides when to give up: the sweeper ends flows that idle or stall.
 //!
+//! Each turn of a loop takes from the task's budget: sockets that are always ready would otherwise never let go of the worker, whose
+//! tunnels then look dead. A budget is some 128 turns, 10 MB and more, so it costs nothing.
+//!
 //! Two tasks a flow. An idle flow holds no buffer, and each future stays small: a gateway holds thousands.
 
 use std::{
@@ -17,7 +20,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use strait_federation_api::Reason;
 use strait_tunnel::{RecvHalf, SendHalf, StreamError};
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, task::coop::consume_budget};
 
 use crate::{
     flow::{Direction, Flow, Lane},
@@ -76,6 +79,7 @@ pub(crate) async fn tcp_to_stream(flow: Arc<Flow>, mut send: SendHalf, kept: Byt
 async fn pump_out(flow: &Flow, send: &mut SendHalf, kept: Bytes, lane: &Lane) -> Result<(), Reason> {
     let mut chunk = kept;
     loop {
+        consume_budget().await;
         if !chunk.is_empty() {
             let len = chunk.len();
             lane.blocked(len, false);
@@ -130,6 +134,7 @@ async fn pump_stream(
 ) -> Result<(), Reason> {
     let mut open = true;
     loop {
+        consume_budget().await;
         lane.moved(pending.write_to(&flow.tcp)?);
         if pending.is_empty() {
             lane.flowing();
@@ -194,6 +199,7 @@ async fn pump_tcp(flow: &Flow, pending: &mut Pending, lane: &Lane, up: bool) -> 
         (local, &flow.tcp)
     };
     loop {
+        consume_budget().await;
         lane.moved(pending.write_to(to)?);
         if !pending.is_empty() {
             lane.blocked(pending.len(), false);
