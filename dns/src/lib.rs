@@ -8,6 +8,7 @@
 
 mod counters;
 mod forward;
+pub mod fuzz;
 mod health;
 mod message;
 mod server;

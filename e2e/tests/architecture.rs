@@ -52,6 +52,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "strait-trust-bridge",
         ],
     ),
+    (
+        "strait-fuzz",
+        &[
+            "strait-dns",
+            "strait-federation-api",
+            "strait-proxy",
+            "strait-trust-bridge",
+            "strait-tunnel",
+        ],
+    ),
     ("strait-e2e", &["strait-federation-api", "strait-trust-bridge"]),
 ];
 
@@ -260,6 +270,7 @@ fn rooms() -> Vec<(&'static str, &'static str)> {
         ("controller", "strait-controller"),
         ("cli", "strait-cli"),
         ("e2e", "strait-e2e"),
+        ("fuzz", "strait-fuzz"),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Entry points for fuzzers: arbitrary bytes in, a panic is a finding.
 //!
-//! Owns nothing. Called by property tests and by whatever fuzzer wants to (cargo-fuzz needs a nightly compiler, so no target is kept here).
+//! Owns nothing. Called by property tests and the fuzz room.
 
 use crate::{
     header::{Answer, PREFIX_LEN, Request, body_len},

@@ -1,3 +1,5 @@
+//! Tests of metrics: names, labels and their bounds.
+
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;

@@ -21,6 +21,7 @@ mod dial;
 mod endpoint;
 mod error;
 mod failure;
+pub mod fuzz;
 mod heard;
 mod hello;
 mod hub;
