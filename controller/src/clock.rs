@@ -17,3 +17,8 @@ pub fn unix_time() -> rustls_pki_types::UnixTime {
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
+
+/// Unix time, microseconds. Where the exchange's numbers start: above every number of an earlier process or a restored backup.
+pub(crate) fn unix_micros() -> u64 {
+    u64::try_from(since_epoch().as_micros()).unwrap_or(u64::MAX)
+}

@@ -109,8 +109,6 @@ pub(crate) struct Engine {
     pub(crate) out: Outlets,
     pub(crate) metrics: Metrics,
     pub(crate) carrier: Option<Carrier>,
-    /// When it was made: numbers of our catalogs rise from the microseconds since.
-    pub(crate) started: Instant,
     pub(crate) tasks: u64,
 }
 

@@ -96,7 +96,6 @@ impl Engine {
             conditions: Conditions::default(),
             metrics: Metrics::default(),
             carrier: None,
-            started: Instant::now(),
             tasks: 0,
         };
         engine.begin()?;

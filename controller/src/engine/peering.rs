@@ -87,7 +87,7 @@ impl Engine {
             peer: peer.clone(),
             limits,
             allow_loopback: self.cluster.spec.allow_loopback,
-            first_number: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            first_number: clock::unix_micros(),
         };
         let sights = self
             .kept
