@@ -1,5 +1,8 @@
 //! Replays the committed corpus of every target, whole, cut and mutated, so that what a fuzzer once found stays found.
-#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it must be")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as it must be"
+)]
 
 use std::{
     collections::BTreeSet,

@@ -16,9 +16,9 @@ pub mod wire;
 
 pub use event::{Event, ExchangeStatus, LinkId, PeerHello, Timer};
 pub use limits::{
-    ADDRESSES_MAX, AFFINITY_TIMEOUT_MAX, CREATED_MAX, ENVELOPE_MAX, EXPIRE_AFTER, HOST_MAX, INSTANCES_MAX, LABEL_VALUE_MAX,
-    LOCALITY_MAX, Limits, MESSAGE_MAX, QUALIFIED_MAX, REASONS_MAX, TEXT_MAX, check_address, check_gateways,
-    check_offer, clean_text, offer_bytes,
+    ADDRESSES_MAX, AFFINITY_TIMEOUT_MAX, CREATED_MAX, ENVELOPE_MAX, EXPIRE_AFTER, HOST_MAX, INSTANCES_MAX,
+    LABEL_VALUE_MAX, LOCALITY_MAX, Limits, MESSAGE_MAX, QUALIFIED_MAX, REASONS_MAX, TEXT_MAX, check_address,
+    check_gateways, check_offer, clean_text, offer_bytes,
 };
 pub use machine::{BundleUpdate, Config, Exchange, HEARTBEAT_EVERY, SILENCE_MAX, STALE_GRACE};
 pub use message::{
