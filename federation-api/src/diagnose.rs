@@ -203,6 +203,7 @@ pub const fn side_of(reason: Reason) -> Side {
         | R::ChainMalformed
         | R::BundleEmpty
         | R::SequenceRollback
+        | R::CertificateRefused
         | R::UpdateNotAuthorised
         | R::PeerLagging
         | R::NoClientCertificate

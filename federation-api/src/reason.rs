@@ -151,6 +151,7 @@ reasons! {
     FederationRemoved = 323, Final, "The Federation with this peer was removed.", "Nothing to do if that was meant.";
     FingerprintMismatch = 324, Final, "The server's root is not the one the token pins.", "Somebody may be in the middle, or the address leads to another cluster: make a new invite.";
     TlsFailed = 325, Final, "TLS failed for a reason outside the rules above.", "See the detail in the log.";
+    CertificateRefused = 326, Final, "The other side refused our certificate.", "Run `strait check` and read the log there: it has no Federation with us, holds an old bundle of ours, or a clock is off.";
 
     // 400..499: join
     InviteUnknown = 400, Final, "No such invite.", "Make a new invite on the inviting side.";

@@ -162,7 +162,8 @@ pub fn open(envelope: &[u8], held: &PeerTrust, now: UnixTime) -> Result<BundleUp
     PeerTrust::new(update).map(BundleUpdate::Replace)
 }
 
-/// Sequence rules; earlier removals are kept, so a root once removed never returns.
+/// Sequence rules; earlier removals are kept, so a root once removed never returns. Under the held sequence, further removals of
+/// keys that are no root of it are the one thing that may be news.
 fn judge(offered: &Bundle, held: &Bundle) -> Result<Bundle, TrustError> {
     if offered.sequence() < held.sequence() {
         return Err(TrustError::SequenceRollback {
@@ -172,7 +173,9 @@ fn judge(offered: &Bundle, held: &Bundle) -> Result<Bundle, TrustError> {
         });
     }
     let update = offered.clone().with_removed(held.removed())?;
-    if update.sequence() == held.sequence() && update != *held {
+    // A SPIFFE document cannot name removed keys: whoever holds one learns of them from the first update, under the same sequence.
+    let known = held.clone().with_removed(offered.removed());
+    if update.sequence() == held.sequence() && known != Ok(update.clone()) {
         let (trust_domain, sequence) = (held.trust_domain().clone(), held.sequence());
         return Err(TrustError::SequenceReused {
             trust_domain,

@@ -264,6 +264,19 @@ fn the_same_sequence_with_another_content_is_refused() {
     );
 }
 
+/// What `strait bundle` prints after a rotation does not name the retired key; the peer that trusts it must still take our update.
+#[test]
+fn a_bundle_from_a_file_takes_the_update_of_its_own_sequence() {
+    let (mut east, _) = updated();
+    let next = east.ca.rotation().next().unwrap();
+    east.ca.remove_root(next, &BTreeSet::new(), noon()).unwrap();
+    let own = east.ca.bundle().unwrap();
+    let file = from_json(own.trust_domain().clone(), to_json(&own).as_bytes()).unwrap();
+    assert!(file.removed().is_empty() && !own.removed().is_empty());
+    let held = replaced(&seal(&east.ca).unwrap(), &PeerTrust::new(file).unwrap());
+    assert_eq!(*held.bundle(), own);
+}
+
 #[test]
 fn a_leaf_cannot_sign_an_update() {
     let (east, held) = updated();

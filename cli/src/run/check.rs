@@ -5,18 +5,21 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use strait_controller::{ControllerHandle, source::read_manifests};
+use strait_controller::{
+    ControllerHandle,
+    source::{ManifestFile, read_last_good, read_manifests},
+};
 use strait_federation_api::{
     ClusterId, Reason, ServiceKey,
     catalog::Protocol,
     control::GatewayRequest,
     diagnose::{DiagnoseInput, PeerInput, PeerLink, ServiceInput, diagnose},
-    manifest::{ResourceSet, load},
+    manifest::{Loaded, ResourceSet, load},
     names::CLUSTERSET_ZONE,
     observation::GatewayStatus,
     resources::FederationName,
@@ -43,6 +46,7 @@ pub(super) struct Checker {
     pub(super) gateway: watch::Receiver<Arc<GatewayStatus>>,
     pub(super) requests: mpsc::Sender<GatewayRequest>,
     pub(super) manifests: PathBuf,
+    pub(super) state: PathBuf,
     pub(super) dns: Option<SocketAddr>,
 }
 
@@ -147,19 +151,28 @@ impl Checker {
         Some(dns::addresses(self.dns?, name).await)
     }
 
-    /// The manifests as they are now: for what no view holds. Empty if they cannot be read, which `status` reports.
+    /// The manifests in force, for what no view holds: those in the folder, or the last good ones while it is broken, which `status`
+    /// reports.
     async fn resources(&self) -> ResourceSet {
-        let folder = self.manifests.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let files = read_manifests(&folder).unwrap_or_default();
-            let texts: Vec<_> = files
-                .iter()
-                .map(|f| (f.path.display().to_string(), &f.text))
-                .collect();
-            load(&texts).resources
-        });
+        let (folder, state) = (self.manifests.clone(), self.state.clone());
+        let read = tokio::task::spawn_blocking(move || in_force(&folder, &state));
         read.await.unwrap_or_default()
     }
+}
+
+fn in_force(folder: &Path, state: &Path) -> ResourceSet {
+    let parse = |files: Vec<ManifestFile>| -> Loaded {
+        let texts: Vec<_> = files
+            .iter()
+            .map(|f| (f.path.display().to_string(), &f.text))
+            .collect();
+        load(&texts)
+    };
+    let now = read_manifests(folder).map(parse).ok();
+    now.filter(|loaded| loaded.errors.is_empty())
+        .or_else(|| read_last_good(state).map(parse))
+        .unwrap_or_default()
+        .resources
 }
 
 /// The services a target names: the one, or every import.

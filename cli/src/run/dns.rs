@@ -35,7 +35,8 @@ pub(super) async fn start(
     let config = DnsConfig { listen, upstreams };
     match DnsServer::start(&config, snapshots, health).await {
         Ok(server) => Ok(Some(server)),
-        Err(e) => Err(start_error("DNS", &e, e.reason())),
+        Err(e) => Err(start_error("DNS", &e, e.reason())
+            .help("set spec.dns of the Cluster; `listen: off` for no name server")),
     }
 }
 

@@ -141,6 +141,7 @@ impl Process {
             gateway: gateway.status(),
             requests,
             manifests: args.config.clone(),
+            state: args.state.state.clone(),
             dns: dns
                 .as_ref()
                 .and_then(|server| server.local_addrs().first().copied()),

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 
 use serde_json::json;
 use strait_controller::{ControllerError, ControllerHandle};
-use strait_federation_api::observation::GatewayStatus;
+use strait_federation_api::{Reason, observation::GatewayStatus};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -120,8 +120,11 @@ impl From<RotateAction> for strait_controller::RotateAction {
 
 impl From<ControllerError> for Failure {
     fn from(e: ControllerError) -> Self {
+        // What a command was refused for is no manifest's mistake: its own words say what to do, `strait validate` would find nothing.
+        let own_words = matches!(&e, ControllerError::Refused { .. } | ControllerError::Trust(_))
+            && e.reason() == Reason::ConfigInvalid;
         Self {
-            reason: Some(e.reason()),
+            reason: (!own_words).then(|| e.reason()),
             ..Self::new(e.to_string())
         }
     }

@@ -291,13 +291,17 @@ impl Engine {
     }
 }
 
+/// A token's life as the manifest will say it: never one that the manifest's check refuses.
 fn duration(seconds: u64) -> Result<strait_federation_api::resources::HumanDuration, ControllerError> {
-    strait_federation_api::resources::HumanDuration::from_secs(seconds).ok_or_else(|| {
-        ControllerError::refused(
-            Reason::ConfigInvalid,
-            "--ttl must be at least a second and at most ten years",
-        )
-    })
+    Some(seconds)
+        .filter(|seconds| *seconds <= InviteTrust::TTL_MAX_SECS)
+        .and_then(strait_federation_api::resources::HumanDuration::from_secs)
+        .ok_or_else(|| {
+            ControllerError::refused(
+                Reason::ConfigInvalid,
+                "--ttl must be at least a second and at most 30 days",
+            )
+        })
 }
 
 /// Writes a file that holds a secret.

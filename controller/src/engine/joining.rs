@@ -172,8 +172,10 @@ impl Engine {
 
     /// Where `strait join` keeps a token until it is used.
     pub(super) fn token_file(&self, federation: &FederationName) -> std::path::PathBuf {
-        self.records
-            .state_dir()
+        // Manifests name it, and a relative path there starts at the manifests' folder.
+        let state = self.records.state_dir();
+        std::path::absolute(state)
+            .unwrap_or_else(|_| state.to_path_buf())
             .join("tokens")
             .join(format!("{federation}.token"))
     }

@@ -59,7 +59,8 @@ impl FileSourceConfig {
 #[derive(Debug)]
 pub struct FileSource {
     config: FileSourceConfig,
-    files: Vec<ManifestFile>,
+    /// What the last look read; `None` before the first, so that an empty folder is news too.
+    files: Option<Vec<ManifestFile>>,
     read_error: Option<String>,
     state: SourceState,
 }
@@ -70,7 +71,7 @@ impl FileSource {
     pub fn open(config: FileSourceConfig) -> Self {
         let mut source = Self {
             config,
-            files: Vec::new(),
+            files: None,
             read_error: None,
             state: SourceState::default(),
         };
@@ -96,7 +97,7 @@ impl FileSource {
     /// Reads everything; true if anything changed.
     fn look(&mut self) -> bool {
         let changed = match read_manifests(&self.config.folder) {
-            Ok(files) if files == self.files && self.read_error.is_none() => false,
+            Ok(files) if self.files.as_ref() == Some(&files) && self.read_error.is_none() => false,
             Ok(files) => {
                 self.take(files);
                 true
@@ -108,7 +109,6 @@ impl FileSource {
 
     fn take(&mut self, files: Vec<ManifestFile>) {
         let loaded = load(&files);
-        self.files = files;
         self.read_error = None;
         self.state.broken = !loaded.errors.is_empty();
         let findings = if self.state.broken {
@@ -119,12 +119,13 @@ impl FileSource {
         report(&self.config.folder, &findings, self.state.broken);
         self.state.findings = Arc::new(findings);
         if !self.state.broken {
-            if let Err(error) = last_good::write(&self.config.state, &self.files) {
+            if let Err(error) = last_good::write(&self.config.state, &files) {
                 tracing::warn!(%error, "cannot keep a copy of the last good manifests");
             }
             self.state.set = Some(Arc::new(loaded.resources));
             self.state.origins = Arc::new(loaded.origins);
         }
+        self.files = Some(files);
     }
 
     fn unreadable(&mut self, why: &str) -> bool {

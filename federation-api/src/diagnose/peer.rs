@@ -132,6 +132,12 @@ fn address(p: &PeerInput) -> Step {
 }
 
 fn reach(p: &PeerInput) -> Step {
+    if p.link().tunnels > 0 && p.link().usable_tunnels == 0 {
+        // A control connection is given up later than a tunnel: it says nothing about now.
+        let detail = format!("none of {} tunnels is heard from", p.link().tunnels);
+        return Step::fail("reach", Reason::PeerSilent, Side::Path, detail)
+            .with_fix("see whether the peer's strait runs, then whether UDP passes in both directions");
+    }
     if p.is_up() {
         let rtt = p
             .link()
@@ -280,6 +286,11 @@ fn policy(p: &PeerInput) -> Step {
 fn probe(p: &PeerInput) -> Step {
     match &p.probe {
         Some(Ok(rtt)) => Step::ok("probe", Reason::Connected, format!("answered in {rtt:.1?}")),
+        Some(Err((reason @ Reason::NoTunnel, detail))) => {
+            Step::fail("probe", *reason, Side::Path, words(*reason, detail)).with_fix(
+                "see whether the peer's strait runs and UDP passes in both directions; `strait get tunnels -o wide` shows what is left",
+            )
+        }
         Some(Err((reason, detail))) => Step::fail("probe", *reason, side_of(*reason), words(*reason, detail)),
         None => Step::skipped("probe", "no probe was made"),
     }

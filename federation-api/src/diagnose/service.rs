@@ -115,8 +115,7 @@ fn rule(s: &ServiceInput) -> Step {
         "{} offers {}, not taken: {}",
         offer.cluster, offer.service, offer.reason
     );
-    Step::fail("rule", offer.reason, Side::Ours, detail)
-        .with_fix(format!("add to spec.imports: {}", offer.rule))
+    Step::fail("rule", offer.reason, Side::Ours, detail).with_fix(format!("add {}", offer.rule))
 }
 
 fn import(s: &ServiceInput) -> Step {
@@ -183,12 +182,14 @@ fn backends(s: &ServiceInput) -> Step {
         let (reason, side) = obstacles
             .first()
             .map_or((Reason::NoBackend, Side::Theirs), |(_, o)| *o);
-        return Step::fail(
-            "backends",
-            reason,
-            side,
-            format!("no cluster that serves it can be reached ({})", why.join(", ")),
-        );
+        let detail = format!("no cluster that serves it can be reached ({})", why.join(", "));
+        let step = Step::fail("backends", reason, side, detail);
+        return match obstacles.first() {
+            Some((b, (Reason::NoTunnel, _))) => {
+                step.with_fix(format!("run `strait check {}`", cluster_name(b)))
+            }
+            _ => step,
+        };
     }
     let rest = if why.is_empty() {
         String::new()

@@ -69,6 +69,14 @@ fn down(reason: Reason) -> PeerInput {
     p
 }
 
+#[test]
+fn a_peer_that_fell_silent_is_not_reached_though_its_control_connection_lingers() {
+    let mut p = peer();
+    p.federation.link.usable_tunnels = 0;
+    let steps = told(&diagnose(&DiagnoseInput::Peer(p)));
+    assert_eq!(steps[1], "reach Fail PeerSilent Path", "{steps:?}");
+}
+
 /// `name status reason side` of each step.
 fn told(steps: &[Step]) -> Vec<String> {
     steps

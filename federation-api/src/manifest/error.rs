@@ -156,7 +156,7 @@ impl fmt::Display for ErrorCode {
 /// One mistake, or one warning. Shown as `file:line:column: object: field: problem; fix: ... [Code]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
 pub struct Finding {
-    /// The file, as the caller named it.
+    /// The file, as the caller named it; empty for a mistake of the whole set.
     pub file: Arc<str>,
     /// Line, from 1; 0 when it has no place.
     pub line: u32,
@@ -176,7 +176,9 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line == 0 {
+        if self.file.is_empty() {
+            // A mistake of the whole folder: no file has it.
+        } else if self.line == 0 {
             write!(f, "{}: ", self.file)?;
         } else {
             write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;

@@ -53,6 +53,8 @@ pub struct InviteTrust {
 impl InviteTrust {
     /// An hour: long enough to carry a token to another team, short enough to forget it.
     const DEFAULT_TTL_SECS: u64 = 3600;
+    /// Longest life of an invite, seconds (30 days): a token that lies about for months is a leak.
+    pub const TTL_MAX_SECS: u64 = 30 * 24 * 3600;
 
     fn default_ttl() -> HumanDuration {
         #[expect(

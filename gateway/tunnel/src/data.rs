@@ -59,7 +59,12 @@ pub(crate) async fn serve(
             run(&shared, &conn, &*acceptor, streams).await
         }
         Err(reason) => {
-            shared.refused(conn.remote, Some(&conn.peer().cluster), reason, "hello");
+            shared.refused(
+                conn.remote,
+                Some(&conn.peer().cluster),
+                reason,
+                "before the peer's hello",
+            );
             ready(Err(reason));
             reason
         }

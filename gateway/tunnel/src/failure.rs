@@ -13,6 +13,8 @@ use crate::codes::reason_of;
 
 /// TLS alert `access_denied` (RFC 8446 section 6.2): the server has no certificate for this protocol, so a closed join.
 const ACCESS_DENIED: u8 = 49;
+/// TLS alerts `bad_certificate` to `certificate_unknown`, and `unknown_ca` (RFC 8446 section 6.2).
+const CERTIFICATE_ALERTS: [u8; 6] = [42, 43, 44, 45, 46, 48];
 /// TLS alert `no_application_protocol` (RFC 7301 section 3.2).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
@@ -47,11 +49,20 @@ pub(crate) fn reason(error: &ConnectionError) -> Reason {
         ConnectionError::ApplicationClosed(close) => {
             reason_of(close.error_code.into_inner()).unwrap_or(Reason::TunnelLost)
         }
+        // An alert that came in, not one of ours.
+        ConnectionError::ConnectionClosed(close) if is_about_certificate(close.error_code) => {
+            Reason::CertificateRefused
+        }
         ConnectionError::ConnectionClosed(close) => transport(close.error_code),
         ConnectionError::TransportError(error) => transport(error.code),
         ConnectionError::Reset | ConnectionError::LocallyClosed => Reason::TunnelLost,
         ConnectionError::CidsExhausted => Reason::Overloaded,
     }
+}
+
+/// One of the TLS alerts by which a side refuses the other's certificate.
+fn is_about_certificate(code: TransportErrorCode) -> bool {
+    CERTIFICATE_ALERTS.map(TransportErrorCode::crypto).contains(&code)
 }
 
 fn transport(code: TransportErrorCode) -> Reason {
@@ -86,6 +97,8 @@ pub(crate) fn most_telling(failures: &[(Reason, String)]) -> Reason {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
@@ -106,6 +119,18 @@ mod tests {
             Reason::AlpnRefused
         );
         assert_eq!(transport(TransportErrorCode::crypto(42)), Reason::TlsFailed);
+        let told = |code| {
+            reason(&ConnectionError::ConnectionClosed(quinn::ConnectionClose {
+                error_code: code,
+                frame_type: None,
+                reason: Bytes::new(),
+            }))
+        };
+        assert_eq!(told(TransportErrorCode::crypto(48)), Reason::CertificateRefused);
+        assert_eq!(
+            told(TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL)),
+            Reason::AlpnRefused
+        );
         assert_eq!(transport(TransportErrorCode::INTERNAL_ERROR), Reason::TunnelLost);
     }
 }

@@ -302,14 +302,26 @@ impl Shared {
     /// Logs, counts and reports a refusal.
     pub(crate) fn refused(&self, remote: SocketAddr, peer: Option<&ClusterId>, reason: Reason, detail: &str) {
         self.counters.refuse(reason);
-        tracing::warn!(
-            reason = reason.name(),
-            %remote,
-            peer = peer.map(tracing::field::display),
-            detail,
-            remedy = reason.remedy(),
-            "refused"
-        );
+        let peer_shown = peer.map(tracing::field::display);
+        if reason == Reason::TunnelLost {
+            // Connections that cross while a peer starts: nobody was refused, there is nothing to do.
+            tracing::info!(
+                reason = reason.name(),
+                %remote,
+                peer = peer_shown,
+                detail,
+                "a connection ended before it was admitted"
+            );
+        } else {
+            tracing::warn!(
+                reason = reason.name(),
+                %remote,
+                peer = peer_shown,
+                detail,
+                remedy = reason.remedy(),
+                "refused"
+            );
+        }
         self.observe(Observation::Refused {
             remote,
             peer: peer.cloned(),
