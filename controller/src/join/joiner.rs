@@ -58,6 +58,14 @@ pub(crate) async fn join_once(
     match session(&mut stream, invite, exporter, desk).await {
         Ok(None) => Ok(()),
         Ok(Some(code)) => Err(outcome_of_code(&code)),
+        // Our disk: the invite is bound to us by now, so the same record will do once there is room again.
+        Err(SessionError::Trust(error @ (TrustError::DamagedRecord(_) | TrustError::Crypto(_)))) => {
+            Err(Ended {
+                retry: Retry::Later,
+                reason: Reason::JoinPending,
+                detail: format!("this side could not finish: {error}"),
+            })
+        }
         Err(SessionError::Trust(error)) => Err(Ended {
             retry: Retry::Never,
             reason: (&error).into(),
