@@ -220,10 +220,11 @@ impl Engine {
             Err(error) => self.failed("sweep the invites", &error),
         };
         let stepped = self.advance_rotation();
+        let moved = self.record_addresses();
         self.ask_for_tunnels();
         self.write_cache();
         self.start_joins();
-        renewed | swept | stepped
+        renewed | swept | stepped | moved
     }
 
     fn renew(&mut self) -> bool {

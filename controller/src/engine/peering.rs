@@ -36,6 +36,8 @@ pub(crate) struct Peering {
     pub(super) status: Option<ExchangeStatus>,
     /// Its gateways, as it said last.
     pub(super) gateways: Option<Gateways>,
+    /// The record of its addresses is behind `gateways`.
+    pub(super) addresses_due: bool,
     /// Links as the gateway sees them.
     pub(super) link: LinkState,
     /// Address of its control stream.
@@ -190,21 +192,42 @@ impl Engine {
         }
     }
 
-    /// The peer's gateways: where it is dialled from now on, also after a restart.
+    /// The peer's gateways: where it is dialled from the next tick on, also after a restart. Not written here: a peer that says it a
+    /// thousand times a second would keep the engine at the disk, and away from the removal of a root.
     fn on_gateways(&mut self, peer: &ClusterId, gateways: Gateways) {
-        let addresses = gateways.addresses.clone();
-        self.with(peer, |peering| peering.gateways = Some(gateways));
-        let Some(record) = self.trusted.get(peer).cloned() else {
-            return;
-        };
         // No addresses is no reason to forget where it was reached: it may have been misconfigured for a moment.
-        if addresses.is_empty() || addresses == record.addresses {
-            return;
+        let due = !gateways.addresses.is_empty();
+        self.with(peer, |peering| {
+            peering.addresses_due = due;
+            peering.gateways = Some(gateways);
+        });
+    }
+
+    /// Records addresses that peers have announced since the last tick. Gives whether any changed.
+    pub(super) fn record_addresses(&mut self) -> bool {
+        let mut changed = false;
+        for (peer, peering) in &mut self.peerings {
+            let due = std::mem::take(&mut peering.addresses_due);
+            let (true, Some(gateways), Some(held)) = (due, &peering.gateways, self.trusted.get(peer)) else {
+                continue;
+            };
+            if gateways.addresses == held.addresses {
+                continue;
+            }
+            let record = TrustRecord {
+                addresses: gateways.addresses.clone(),
+                ..held.clone()
+            };
+            match self.trusted.put(&self.authority, record) {
+                Ok(()) => changed = true,
+                Err(error) => {
+                    peering.addresses_due = true;
+                    self.metrics.failures.inc();
+                    tracing::error!(%peer, reason = %error.reason(), "cannot record a peer's addresses: {error}");
+                }
+            }
         }
-        let record = TrustRecord { addresses, ..record };
-        if let Err(error) = self.trusted.put(&self.authority, record) {
-            self.failed("record a peer's addresses", &error);
-        }
+        changed
     }
 
     fn on_bundle(&mut self, peer: &ClusterId, envelope: &[u8]) {
