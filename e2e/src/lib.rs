@@ -7,5 +7,6 @@ pub mod apps;
 pub mod bench;
 pub mod client;
 pub mod cluster;
+pub mod hostile;
 pub mod link;
 pub mod process;

@@ -99,6 +99,22 @@ impl TestCluster {
         OwnIdentity::with_id(self.domain().id(), &leaf, &self.key).expect("identity")
     }
 
+    /// Presents, from now on, a leaf of this CA that names `id`, whoever's that is.
+    pub fn present_as(&self, id: &SpiffeId, now: UnixTime) {
+        let good = self.ca.current().expect("current root");
+        let signer = good.issuing_signer().expect("issuing");
+        let leaf = IssuedLeaf {
+            chain: vec![
+                sign(&good_leaf(id, now), &self.key.pair, &signer),
+                good.issuing_der().expect("issuing"),
+            ],
+            roots: Vec::new(),
+            root_key: self.ca.rotation().current(),
+        };
+        let identity = OwnIdentity::with_id(self.domain().id(), &leaf, &self.key).expect("identity");
+        self.store.set_identity(identity).expect("own domain");
+    }
+
     /// Trusts the other cluster's present bundle.
     pub fn trust(&self, other: &Self) {
         let peer = PeerTrust::new(other.ca.bundle().expect("bundle")).expect("peer");

@@ -60,6 +60,12 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
+/// A crash point before a step: nothing, unless built to be killed there.
+fn step() {
+    #[cfg(feature = "crash-points")]
+    super::crash::step();
+}
+
 /// The real one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileDisk;
@@ -88,18 +94,27 @@ impl Disk for FileDisk {
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut open = OpenOptions::new();
         open.write(true).create(true).truncate(true).mode(FILE_MODE);
-        open.open(path)?.write_all(bytes)
+        step();
+        let mut file = open.open(path)?;
+        // A kill may also come between two pages.
+        let torn = if cfg!(feature = "crash-points") { bytes.len() / 2 } else { 0 };
+        file.write_all(&bytes[..torn])?;
+        step();
+        file.write_all(&bytes[torn..])
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
+        step();
         OpenOptions::new().write(true).open(path)?.sync_all()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        step();
         fs::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        step();
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -107,6 +122,7 @@ impl Disk for FileDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        step();
         File::open(dir)?.sync_all()
     }
 }

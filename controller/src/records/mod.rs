@@ -3,6 +3,8 @@
 //! Owns their storage, the list of what must exist, and their repair. Never caches: that is `cache.rs`. Called by the engine and
 //! the trust and join shells; `repair` by the cli.
 
+#[cfg(feature = "crash-points")]
+mod crash;
 mod disk;
 mod frame;
 mod lock;

@@ -75,16 +75,14 @@ pub(crate) struct Dialled {
 #[derive(Clone)]
 pub(crate) struct Dialler {
     endpoint: quinn::Endpoint,
-    trust: Arc<TrustStore>,
-    allow_loopback: bool,
+    shared: Arc<Shared>,
 }
 
 impl Dialler {
-    pub(crate) fn new(shared: &Shared, port: &Port) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, port: &Port) -> Self {
         Self {
             endpoint: port.endpoint.clone(),
-            trust: Arc::clone(&shared.links.trust),
-            allow_loopback: shared.config.allow_loopback,
+            shared: Arc::clone(shared),
         }
     }
 
@@ -160,7 +158,15 @@ impl Dialler {
                 health,
                 remote: address,
             }),
-            Ok(Err(error)) => Err(said(failure::handshake(&error, &slot))),
+            Ok(Err(error)) => {
+                // A server that we refuse is as much an attack, or a mistake, as a client that we refuse.
+                let refused = slot.holds_refusal();
+                let failed = said(failure::handshake(&error, &slot));
+                if refused {
+                    self.shared.refused(address, None, failed.0, &failed.1);
+                }
+                Err(failed)
+            }
             Err(_) => Err(said((Reason::HandshakeTimeout, "no answer".into()))),
         }
     }
@@ -174,7 +180,7 @@ impl Dialler {
                     Alpn::Control | Alpn::Join => transport::control_client(),
                 };
                 (
-                    client_config(&self.trust, domain.clone(), *alpn, sink)?,
+                    client_config(&self.shared.links.trust, domain.clone(), *alpn, sink)?,
                     transport,
                 )
             }
@@ -222,7 +228,7 @@ impl Dialler {
     }
 
     fn permit(&self, ip: IpAddr) -> bool {
-        may_dial(ip, self.allow_loopback)
+        may_dial(ip, self.shared.config.allow_loopback)
     }
 }
 

@@ -28,6 +28,10 @@ impl RefusalSlot {
         RefusalSink::new(move |refusal| *slot.lock() = Some(refusal.clone()))
     }
 
+    pub(crate) fn holds_refusal(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     pub(crate) fn take(&self) -> Option<Refusal> {
         self.0.lock().take()
     }
