@@ -19,9 +19,7 @@ use strait_federation_api::{
     Reason,
     exchange::wire::exchange_v1::{self as wire, envelope::Body},
 };
-use strait_trust_bridge::{
-    InstanceId, SpiffeId, TrustDomain, envelope, testing::BadLeaf, tls::Alpn,
-};
+use strait_trust_bridge::{InstanceId, SpiffeId, TrustDomain, envelope, testing::BadLeaf, tls::Alpn};
 use tokio::time::{Instant, timeout};
 
 const REFUSED: &str = "strait_tunnel_refused_total";
@@ -77,14 +75,19 @@ async fn refused(
     change: impl FnOnce(&mut rustls::ClientConfig),
 ) -> Option<Reason> {
     let before = node.figures().await;
-    let logged = node.lines_with(&["refused", &format!("reason=\"{reason}\"")]).len();
+    let logged = node
+        .lines_with(&["refused", &format!("reason=\"{reason}\"")])
+        .len();
     let error = match peer.dial(node.gateway(), domain, alpn, change).await {
         Err(error) => error,
         Ok(line) => line.turned_away().await,
     };
-    node.exactly(&before, REFUSED, &format!("reason=\"{reason}\"")).await;
+    node.exactly(&before, REFUSED, &format!("reason=\"{reason}\""))
+        .await;
     until("logged", async || {
-        node.lines_with(&["refused", &format!("reason=\"{reason}\"")]).len() > logged
+        node.lines_with(&["refused", &format!("reason=\"{reason}\"")])
+            .len()
+            > logged
     })
     .await;
     reason_of(&error)
@@ -105,6 +108,19 @@ async fn every_bad_client_certificate_is_refused_logged_and_counted() {
         .cluster
         .renew("gw-0", Duration::from_secs(3600), UnixTime::now());
     mallory.data(node.gateway(), &domain).await;
+}
+
+/// Presents this, whatever is asked for.
+#[derive(Debug)]
+struct Fixed(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Fixed {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -155,21 +171,59 @@ async fn a_chain_counts_only_with_the_bundle_of_the_domain_its_leaf_names() {
     let now = UnixTime::now();
     // A peer speaks for another peer: both roots are trusted here, but never for each other.
     mallory.cluster.present_as(&gateway(oscar.domain()), now);
-    refused(&node, &mallory, &domain, Alpn::Data, Reason::UntrustedRoot, |_| ()).await;
+    refused(
+        &node,
+        &mallory,
+        &domain,
+        Alpn::Data,
+        Reason::UntrustedRoot,
+        |_| (),
+    )
+    .await;
     // A peer speaks for us.
     mallory.cluster.present_as(&gateway(&domain), now);
-    refused(&node, &mallory, &domain, Alpn::Data, Reason::OwnTrustDomain, |_| ()).await;
+    refused(
+        &node,
+        &mallory,
+        &domain,
+        Alpn::Data,
+        Reason::OwnTrustDomain,
+        |_| (),
+    )
+    .await;
     // Somebody who is no peer at all.
     let stranger = Hostile::new("stranger");
     stranger.learn(domain.as_str(), &node.bundle().await.1);
-    refused(&node, &stranger, &domain, Alpn::Data, Reason::UnknownTrustDomain, |_| ()).await;
-    refused(&node, &stranger, &domain, Alpn::Control, Reason::UnknownTrustDomain, |_| ()).await;
+    refused(
+        &node,
+        &stranger,
+        &domain,
+        Alpn::Data,
+        Reason::UnknownTrustDomain,
+        |_| (),
+    )
+    .await;
+    refused(
+        &node,
+        &stranger,
+        &domain,
+        Alpn::Control,
+        Reason::UnknownTrustDomain,
+        |_| (),
+    )
+    .await;
 }
 
 /// Sends the present bundle of `peer` as an update, and waits until it is in force; gives when that was said.
 async fn announce(peer: &Hostile, conversation: &mut strait_e2e::hostile::Exchange) -> u32 {
     let sealed = envelope::seal(&peer.cluster.ca).unwrap();
-    assert!(conversation.say(Body::Bundle(wire::Bundle { envelope: sealed })).await);
+    assert!(
+        conversation
+            .say(Body::Bundle(wire::Bundle {
+                envelope: sealed.into()
+            }))
+            .await
+    );
     let ack = conversation.hear(|body| match body {
         Body::BundleAck(ack) => Some(ack),
         _ => None,
@@ -182,7 +236,9 @@ async fn conversing(peer: &Hostile, node: &Node, domain: &TrustDomain) -> strait
     let mut conversation = peer.control(node.gateway(), domain).await;
     let name = peer.domain().cluster_id().unwrap();
     conversation.say(hello(name.as_str(), 1)).await;
-    conversation.say(Body::BeginSync(wire::BeginSync { full: true })).await;
+    conversation
+        .say(Body::BeginSync(wire::BeginSync { full: true }))
+        .await;
     conversation.say(catalog_end(1)).await;
     conversation
         .hear(|body| matches!(body, Body::Ack(_)).then_some(()))
@@ -198,20 +254,39 @@ async fn a_removed_root_ends_its_tunnels_within_a_second_and_is_refused_from_the
     let mut conversation = conversing(&mallory, &node, &domain).await;
     let now = UnixTime::now();
     let old = mallory.cluster.ca.rotation().current();
+    let old_root = mallory.cluster.ca.bundle().unwrap().roots()[0].der().clone();
     mallory.cluster.ca.begin_rotation(now).unwrap();
-    assert_eq!(announce(&mallory, &mut conversation).await, 0, "the next root is published");
+    assert_eq!(
+        announce(&mallory, &mut conversation).await,
+        0,
+        "the next root is published"
+    );
     let data = mallory.data(node.gateway(), &domain).await;
     let peers: BTreeSet<_> = [domain.clone()].into();
     mallory.cluster.ca.remove_root(old, &peers, now).unwrap();
     let removed = Instant::now();
     announce(&mallory, &mut conversation).await;
-    let close = timeout(PATIENCE, data.line.quic.closed()).await.expect("the tunnel is cut");
+    let close = timeout(PATIENCE, data.line.quic.closed())
+        .await
+        .expect("the tunnel is cut");
     let took = removed.elapsed();
-    assert_eq!(reason_of(&close), Some(Reason::KeyRemoved), "{close}");
+    assert_eq!(reason_of(&close), Some(Reason::UntrustedRoot), "{close}");
     assert!(took < Duration::from_secs(2), "it took {took:?}");
-    // The leaf of the old root is what `mallory` still presents.
-    refused(&node, &mallory, &domain, Alpn::Data, Reason::KeyRemoved, |_| ()).await;
-    refused(&node, &mallory, &domain, Alpn::Control, Reason::KeyRemoved, |_| ()).await;
+    // The leaf of the old root is what `mallory` still presents; with the root beside it, the removed key itself is named.
+    for alpn in [Alpn::Data, Alpn::Control] {
+        refused(&node, &mallory, &domain, alpn, Reason::UntrustedRoot, |_| ()).await;
+        let with_root = |tls: &mut rustls::ClientConfig| {
+            let presented = tls
+                .client_auth_cert_resolver
+                .resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256])
+                .unwrap();
+            let mut chain = presented.cert.clone();
+            chain.push(old_root.clone());
+            let presented = CertifiedKey::new(chain, Arc::clone(&presented.key));
+            tls.client_auth_cert_resolver = Arc::new(Fixed(Arc::new(presented)));
+        };
+        refused(&node, &mallory, &domain, alpn, Reason::KeyRemoved, with_root).await;
+    }
     mallory.cluster.renew("gw-0", Duration::from_secs(3600), now);
     mallory.data(node.gateway(), &domain).await;
 }
@@ -230,7 +305,15 @@ async fn a_federation_that_is_removed_or_suspended_ends_its_tunnels_within_a_sec
     let data = mallory.data(node.gateway(), &domain).await;
     node.edit("federation-mallory.yaml", "spec:\n", "spec:\n  mode: Suspended\n");
     cut("suspended", &data.line, Reason::PeerSuspended).await;
-    refused(&node, &mallory, &domain, Alpn::Data, Reason::PeerSuspended, |_| ()).await;
+    refused(
+        &node,
+        &mallory,
+        &domain,
+        Alpn::Data,
+        Reason::PeerSuspended,
+        |_| (),
+    )
+    .await;
     node.edit("federation-mallory.yaml", "  mode: Suspended\n", "");
     until("let in again", async || {
         mallory
@@ -242,8 +325,16 @@ async fn a_federation_that_is_removed_or_suspended_ends_its_tunnels_within_a_sec
     .await;
     let data = mallory.data(node.gateway(), &domain).await;
     node.remove("federation-mallory.yaml");
-    cut("removed", &data.line, Reason::UnknownTrustDomain).await;
-    refused(&node, &mallory, &domain, Alpn::Data, Reason::UnknownTrustDomain, |_| ()).await;
+    cut("removed", &data.line, Reason::FederationRemoved).await;
+    refused(
+        &node,
+        &mallory,
+        &domain,
+        Alpn::Data,
+        Reason::UnknownTrustDomain,
+        |_| (),
+    )
+    .await;
 }
 
 /// A cluster that dials `server` as its peer `mallory`, whose bundle is `mallory`'s.
@@ -260,9 +351,14 @@ async fn server_refused(node: &Node, server: &strait_e2e::hostile::BadServer, re
     node.until_condition("mallory", "Connected", reason.name()).await;
     let series = format!("{REFUSED}{{reason=\"{reason}\"}}");
     let rises = node.figures().await.rises(&common::Figures::default(), REFUSED);
-    assert!(rises.contains_key(&series) && rises.len() == 1, "{reason}: {rises:?}");
     assert!(
-        !node.lines_with(&["refused", &format!("reason=\"{reason}\"")]).is_empty(),
+        rises.contains_key(&series) && rises.len() == 1,
+        "{reason}: {rises:?}"
+    );
+    assert!(
+        !node
+            .lines_with(&["refused", &format!("reason=\"{reason}\"")])
+            .is_empty(),
         "{reason} is not logged\n{}",
         node.tail()
     );
@@ -272,7 +368,13 @@ async fn server_refused(node: &Node, server: &strait_e2e::hostile::BadServer, re
 
 #[tokio::test]
 async fn a_bad_server_is_refused_by_the_gateway_that_dials_it() {
-    let kinds = [BadLeaf::Expired, BadLeaf::TwoUriSans, BadLeaf::IsCa, BadLeaf::NotGateway, BadLeaf::PathTooLong];
+    let kinds = [
+        BadLeaf::Expired,
+        BadLeaf::TwoUriSans,
+        BadLeaf::IsCa,
+        BadLeaf::NotGateway,
+        BadLeaf::PathTooLong,
+    ];
     for kind in kinds {
         let mallory = Hostile::new("mallory");
         mallory.cluster.present_bad(kind, UnixTime::now());

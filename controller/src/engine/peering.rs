@@ -163,7 +163,9 @@ impl Engine {
                 tracing::warn!(%peer, reason = %refusal.reason, "the peer refused something: {}", refusal.message);
                 self.with(peer, |peering| peering.refused = Some(refusal));
             }
-            Event::Violation(refusal) => {
+            // A silent peer breaks no rule; its stream is closed all the same.
+            Event::CloseLink { refusal, .. } if refusal.reason == Reason::PeerSilent => {}
+            Event::Violation(refusal) | Event::CloseLink { refusal, .. } => {
                 self.metrics.violations.get_or_create(&label(peer)).inc();
                 tracing::warn!(%peer, reason = %refusal.reason, "the peer broke a rule of the exchange: {}", refusal.message);
             }
@@ -181,8 +183,7 @@ impl Engine {
             | Event::Upserted(_)
             | Event::Feedback(_)
             | Event::Acked { .. }
-            | Event::Heartbeat { .. }
-            | Event::CloseLink { .. } => {}
+            | Event::Heartbeat { .. } => {}
         }
     }
 

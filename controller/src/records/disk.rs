@@ -97,7 +97,11 @@ impl Disk for FileDisk {
         step();
         let mut file = open.open(path)?;
         // A kill may also come between two pages.
-        let torn = if cfg!(feature = "crash-points") { bytes.len() / 2 } else { 0 };
+        let torn = if cfg!(feature = "crash-points") {
+            bytes.len() / 2
+        } else {
+            0
+        };
         file.write_all(&bytes[..torn])?;
         step();
         file.write_all(&bytes[torn..])

@@ -73,7 +73,33 @@ pub fn alter(token: &str, field: TokenField) -> String {
         TokenField::Secret => bytes[root_at + 32 + 16 + 8] ^= 1,
         TokenField::Checksum => bytes[sum_at] ^= 1,
     }
-    if field != TokenField::Checksum {
+    if field == TokenField::Checksum {
+        return format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&bytes));
+    }
+    sealed(bytes, sum_at)
+}
+
+/// The token with its one address replaced, and a checksum that fits.
+///
+/// # Panics
+/// If the text is no token with one address.
+#[must_use]
+pub fn readdress(token: &str, address: &str) -> String {
+    let body = token.trim().strip_prefix(PREFIX).expect("the prefix of a token");
+    let old = BASE64URL_NOPAD.decode(body.as_bytes()).expect("base64url");
+    assert_eq!(old[0], 1, "one address");
+    let length = usize::from(u16::from_be_bytes([old[1], old[2]]));
+    let mut bytes = vec![1];
+    bytes.extend(u16::try_from(address.len()).expect("short").to_be_bytes());
+    bytes.extend(address.as_bytes());
+    bytes.extend(&old[3 + length..]);
+    let sum_at = bytes.len() - 4;
+    sealed(bytes, sum_at)
+}
+
+/// Puts the checksum of what comes before it at `sum_at`.
+fn sealed(mut bytes: Vec<u8>, sum_at: usize) -> String {
+    {
         let signed = [PREFIX.as_bytes(), &bytes[..sum_at]].concat();
         // A fingerprint is SHA-256, whatever it is taken of.
         let sum = RootFingerprint::of_der(&signed);
@@ -92,7 +118,7 @@ fn rotate(byte: &mut u8, one: u8, other: u8) {
 pub struct JoinSession {
     /// Keying material of this TLS session.
     pub exporter: Exporter,
-    line: Line,
+    _line: Line,
     send: SendStream,
     recv: RecvStream,
 }
@@ -109,13 +135,16 @@ impl JoinSession {
             .export_keying_material(&mut exporter, JOIN_EXPORTER_LABEL, b"")
             .expect("an exporter");
         let mut preface = [0; PREFACE.len()];
-        match timeout(PATIENCE, recv.read_exact(&mut preface)).await.expect("a preface in time") {
+        match timeout(PATIENCE, recv.read_exact(&mut preface))
+            .await
+            .expect("a preface in time")
+        {
             Ok(()) => assert_eq!(preface, PREFACE),
             Err(_) => return Err(line.quic.closed().await),
         }
         Ok(Self {
             exporter: Exporter(exporter),
-            line,
+            _line: line,
             send,
             recv,
         })
@@ -135,7 +164,10 @@ impl JoinSession {
     /// If the session is gone.
     pub async fn say_bytes(&mut self, body: &[u8]) {
         let length = u32::try_from(body.len()).expect("short");
-        self.send.write_all(&length.to_be_bytes()).await.expect("a session");
+        self.send
+            .write_all(&length.to_be_bytes())
+            .await
+            .expect("a session");
         self.send.write_all(body).await.expect("a session");
     }
 
@@ -191,10 +223,24 @@ impl JoinSession {
         self.hear().await
     }
 
-    /// The connection, to see how it ends.
-    #[must_use]
-    pub const fn line(&self) -> &Line {
-        &self.line
+    /// As [`Self::join`]; a session that the inviter ends in the middle is none.
+    pub async fn join_or_gone(
+        mut self,
+        token: &JoinToken,
+        ca: &CaRecord,
+        spoil: impl FnOnce(&mut JoinRequest),
+    ) -> Option<JoinMessage> {
+        let hello = JoinMessage::Hello(token.invite()).encode();
+        let length = u32::try_from(hello.len()).expect("short").to_be_bytes();
+        self.send.write_all(&[&length[..], &hello].concat()).await.ok()?;
+        let JoinMessage::Offer(offer) = self.hear().await? else {
+            return None;
+        };
+        let attempt = JoinAttempt::new(token.clone(), ca.trust_domain()).expect("another's token");
+        let mut request = attempt.answer(&offer, &self.exporter, ca).expect("an answer");
+        spoil(&mut request);
+        self.say(&JoinMessage::Request(request)).await;
+        self.hear().await
     }
 }
 

@@ -27,7 +27,7 @@ use strait_trust_bridge::{
 use tokio::time::timeout;
 
 pub use exchange::{Exchange, catalog_end, hello, key, offer};
-pub use join::{JoinSession, TokenField, alter};
+pub use join::{JoinSession, TokenField, alter, readdress};
 pub use server::{BadServer, Relay};
 pub use stream::{Answer, DataLine, Header};
 
@@ -116,9 +116,7 @@ async fn connect(from: IpAddr, to: SocketAddr, tls: rustls::ClientConfig) -> Res
     let endpoint = Endpoint::client(SocketAddr::new(from, 0)).expect("a UDP socket");
     let quic = QuicClientConfig::try_from(tls).expect("QUIC's cipher suite");
     let config = ClientConfig::new(Arc::new(quic));
-    let connecting = endpoint
-        .connect_with(config, to, SERVER_NAME)
-        .expect("a dial");
+    let connecting = endpoint.connect_with(config, to, SERVER_NAME).expect("a dial");
     let quic = timeout(PATIENCE, connecting)
         .await
         .expect("an answer to a handshake")?;

@@ -146,6 +146,10 @@ impl Hostile {
                 });
             }
         });
-        Relay { address, passed, task }
+        Relay {
+            address,
+            passed,
+            task,
+        }
     }
 }

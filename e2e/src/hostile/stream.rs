@@ -136,7 +136,9 @@ impl DataLine {
         let (mut send, mut recv) = self.open(first).await;
         // Only a frame that is cut short needs its end to be judged.
         let _ = send.finish();
-        timeout(PATIENCE, read_answer(&mut recv)).await.expect("an answer in time")
+        timeout(PATIENCE, read_answer(&mut recv))
+            .await
+            .expect("an answer in time")
     }
 }
 
@@ -144,7 +146,7 @@ impl DataLine {
 ///
 /// # Panics
 /// If it is not one.
-pub async fn read_answer(recv: &mut RecvStream) -> Answer {
+pub(super) async fn read_answer(recv: &mut RecvStream) -> Answer {
     let mut prefix = [0; 3];
     recv.read_exact(&mut prefix).await.expect("an answer");
     assert_eq!(prefix[0], 1, "the version of an answer");

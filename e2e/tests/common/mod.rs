@@ -1,7 +1,7 @@
 //! One cluster as a real process, as the security and joining tests drive it: manifests, commands, figures, log.
 //!
 //! Every node has a loopback address of its own, so that ports are fixed and never collide.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -240,13 +240,22 @@ impl Node {
     /// A command against this node.
     pub async fn strait(&self, args: &[&str]) -> Output {
         let mut command = Command::new(strait_binary().expect("the binary"));
-        command.args(args).arg("--state").arg(self.state()).kill_on_drop(true);
+        command
+            .args(args)
+            .arg("--state")
+            .arg(self.state())
+            .kill_on_drop(true);
         command.output().await.unwrap()
     }
     /// As [`Self::strait`], which must succeed; gives what it printed.
     pub async fn ok(&self, args: &[&str]) -> String {
         let output = self.strait(args).await;
-        assert!(output.status.success(), "{args:?}: {}\n{}", told(&output), self.tail());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            told(&output),
+            self.tail()
+        );
         text(&output.stdout)
     }
     /// A command's JSON.
@@ -281,7 +290,9 @@ impl Node {
     /// The Federation `name` as `get` shows it; null if there is none.
     pub async fn federation(&self, name: &str) -> Value {
         let all = self.json(&["get", "federations"]).await;
-        let found = all.as_array().and_then(|all| all.iter().find(|f| f["name"] == name));
+        let found = all
+            .as_array()
+            .and_then(|all| all.iter().find(|f| f["name"] == name));
         found.cloned().unwrap_or(Value::Null)
     }
     /// Reason of one condition of a Federation, `""` if there is none.
@@ -299,12 +310,19 @@ impl Node {
             }
             sleep(POLL).await;
         }
-        panic!("{kind} of {federation} is {last}, never {reason}\n{}", self.tail());
+        panic!(
+            "{kind} of {federation} is {last}, never {reason}\n{}",
+            self.tail()
+        );
     }
 
     pub fn tail(&self) -> String {
         let lines = self.log();
-        format!("--- {}\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"))
+        format!(
+            "--- {}\n{}",
+            self.name,
+            lines[lines.len().saturating_sub(40)..].join("\n")
+        )
     }
 
     /// Waits until a figure of this family with this label has risen by one, and nothing else of the family has.
@@ -312,7 +330,10 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let rises = self.figures().await.rises(before, family);
-            let one = rises.len() == 1 && rises.iter().all(|(series, by)| series.contains(label) && *by == 1.0);
+            let one = rises.len() == 1
+                && rises
+                    .iter()
+                    .all(|(series, by)| series.contains(label) && *by == 1.0);
             if one {
                 return;
             }
@@ -321,7 +342,11 @@ impl Node {
                 "{family} rose for {rises:?}, expected {label}\n{}",
                 self.tail()
             );
-            assert!(Instant::now() < deadline, "{family} with {label}: {rises:?}\n{}", self.tail());
+            assert!(
+                Instant::now() < deadline,
+                "{family} with {label}: {rises:?}\n{}",
+                self.tail()
+            );
             sleep(POLL).await;
         }
     }
@@ -342,7 +367,10 @@ impl Figures {
     }
     /// What rose of a family since `before`.
     pub fn rises(&self, before: &Self, family: &str) -> BTreeMap<String, f64> {
-        let of_family = self.0.iter().filter(|(series, _)| series.split('{').next() == Some(family));
+        let of_family = self
+            .0
+            .iter()
+            .filter(|(series, _)| series.split('{').next() == Some(family));
         let rises = of_family.map(|(series, now)| (series.clone(), now - before.get(series)));
         rises.filter(|(_, by)| *by != 0.0).collect()
     }
@@ -351,11 +379,18 @@ impl Figures {
 pub fn condition(federation: &Value, kind: &str) -> String {
     let conditions = federation["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.iter().find(|c| c["type"] == kind);
-    found.and_then(|c| c["reason"].as_str()).unwrap_or_default().to_owned()
+    found
+        .and_then(|c| c["reason"].as_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
+/// A ServiceExport whose endpoints are not probed: what reaches them came through the gateway.
 pub fn export_of(name: &str) -> String {
-    format!("apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata: {{namespace: demo, name: {name}}}\n")
+    format!(
+        "apiVersion: multicluster.x-k8s.io/v1beta1\nkind: ServiceExport\nmetadata:\n  namespace: demo\n  name: {name}\n  \
+         annotations: {{strait.dev/health-check: \"off\"}}\n"
+    )
 }
 
 pub fn text(bytes: &[u8]) -> String {
