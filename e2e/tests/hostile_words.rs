@@ -47,7 +47,8 @@ async fn world(more: &str) -> World {
     east.serve("secret", 80, secret.address(), true);
     east.serve("inner", 80, secret.address(), false);
     let to_mallory = "  exports: [{namespace: demo, name: greeter}]\n  imports: []\n";
-    let to_oscar = "  exports: [{namespace: demo, name: secret}]\n  imports: [{namespace: demo, name: far}]\n";
+    let to_oscar =
+        "  exports: [{namespace: demo, name: secret}]\n  imports: [{namespace: demo, name: far}]\n";
     east.trust_statically(&mallory, "mallory", "", to_mallory);
     east.trust_statically(&oscar, "oscar", "", to_oscar);
     east.start().await;
@@ -84,7 +85,9 @@ impl World {
     }
 
     fn lines(&self, reason: Reason) -> usize {
-        self.east.lines_with(&["access", &format!("reason=\"{reason}\"")]).len()
+        self.east
+            .lines_with(&["access", &format!("reason=\"{reason}\"")])
+            .len()
     }
 }
 
@@ -102,11 +105,17 @@ fn extension(kind: u16) -> Vec<u8> {
 async fn served(line: &DataLine, header: &Header) {
     let (mut send, mut recv) = line.open(&header.encode()).await;
     let mut answer = [0; 7];
-    timeout(PATIENCE, recv.read_exact(&mut answer)).await.unwrap().unwrap();
+    timeout(PATIENCE, recv.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(answer[3], 0, "served: {answer:?}");
     send.write_all(b"hello").await.unwrap();
     let mut echoed = [0; 5];
-    timeout(PATIENCE, recv.read_exact(&mut echoed)).await.unwrap().unwrap();
+    timeout(PATIENCE, recv.read_exact(&mut echoed))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&echoed, b"hello");
     send.shutdown().await.unwrap();
     let rest = timeout(PATIENCE, recv.read_to_end(1)).await.unwrap().unwrap();
@@ -131,19 +140,51 @@ async fn streams_that_break_a_rule_are_refused_with_their_reason_and_reach_no_en
         ("imported from a peer", service("far"), Reason::UnknownService),
         ("another port", with(|h| h.port = 81), Reason::UnknownService),
         ("port 0", with(|h| h.port = 0), Reason::Malformed),
-        ("forged origin", with(|h| h.origin = "oscar".into()), Reason::TransitRefused),
-        ("our own name as origin", with(|h| h.origin = "east".into()), Reason::TransitRefused),
+        (
+            "forged origin",
+            with(|h| h.origin = "oscar".into()),
+            Reason::TransitRefused,
+        ),
+        (
+            "our own name as origin",
+            with(|h| h.origin = "east".into()),
+            Reason::TransitRefused,
+        ),
         ("two hops", with(|h| h.hops = 2), Reason::TransitRefused),
         ("255 hops", with(|h| h.hops = 255), Reason::TransitRefused),
         ("no hop", with(|h| h.hops = 0), Reason::Malformed),
-        ("origin that is no name", with(|h| h.origin = "O/..".into()), Reason::Malformed),
-        ("service that is no name", with(|h| h.service.1 = "../greeter".into()), Reason::Malformed),
-        ("empty namespace", with(|h| h.service.0.clear()), Reason::Malformed),
+        (
+            "origin that is no name",
+            with(|h| h.origin = "O/..".into()),
+            Reason::Malformed,
+        ),
+        (
+            "service that is no name",
+            with(|h| h.service.1 = "../greeter".into()),
+            Reason::Malformed,
+        ),
+        (
+            "empty namespace",
+            with(|h| h.service.0.clear()),
+            Reason::Malformed,
+        ),
         ("UDP", with(|h| h.protocol = 17), Reason::ProtocolNotServed),
         ("no protocol", with(|h| h.protocol = 99), Reason::Malformed),
-        ("critical extension", with(|h| h.extensions = extension(0x8001)), Reason::Unsupported),
-        ("torn extension", with(|h| h.extensions = vec![0, 1, 0, 9]), Reason::Malformed),
-        ("too many extensions", with(|h| h.extensions = extension(1).repeat(40)), Reason::Malformed),
+        (
+            "critical extension",
+            with(|h| h.extensions = extension(0x8001)),
+            Reason::Unsupported,
+        ),
+        (
+            "torn extension",
+            with(|h| h.extensions = vec![0, 1, 0, 9]),
+            Reason::Malformed,
+        ),
+        (
+            "too many extensions",
+            with(|h| h.extensions = extension(1).repeat(40)),
+            Reason::Malformed,
+        ),
         ("next version", with(|h| h.version = 2), Reason::Unsupported),
         ("too long", vec![1, 0xff, 0xff], Reason::Malformed),
         ("cut short", cut, Reason::Malformed),
@@ -169,7 +210,10 @@ async fn a_header_that_never_comes_whole_is_refused_and_holds_nothing() {
     let before = world.east.figures().await;
     let (_send, mut recv) = line.open(&good().encode()[..10]).await;
     let mut answer = [0; 3];
-    timeout(PATIENCE, recv.read_exact(&mut answer)).await.unwrap().unwrap();
+    timeout(PATIENCE, recv.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     world.east.exactly(&before, REFUSED, "reason=\"Malformed\"").await;
 }
 
@@ -178,8 +222,15 @@ async fn what_was_exported_is_refused_once_it_is_taken_back() {
     let world = world("").await;
     let line = world.data().await;
     served(&line, &good()).await;
-    world.east.edit("federation-mallory.yaml", "exports: [{namespace: demo, name: greeter}]", "exports: []");
-    until("taken back", async || line.ask(&good().encode()).await.refused.is_some()).await;
+    world.east.edit(
+        "federation-mallory.yaml",
+        "exports: [{namespace: demo, name: greeter}]",
+        "exports: []",
+    );
+    until("taken back", async || {
+        line.ask(&good().encode()).await.refused.is_some()
+    })
+    .await;
     let accepted = world.greeter.stats().accepted();
     let answer = line.ask(&good().encode()).await;
     assert!(
@@ -196,7 +247,9 @@ async fn conversation(peer: &Hostile, east: &Node, domain: &TrustDomain) -> Exch
     let mut exchange = peer.control(east.gateway(), domain).await;
     let name = peer.domain().cluster_id().unwrap();
     exchange.say(hello(name.as_str(), 1)).await;
-    exchange.say(Body::BeginSync(wire::BeginSync { full: true })).await;
+    exchange
+        .say(Body::BeginSync(wire::BeginSync { full: true }))
+        .await;
     exchange.say(catalog_end(1)).await;
     acked(&mut exchange, 1).await;
     exchange
@@ -252,7 +305,10 @@ async fn offers_that_no_rule_allows_change_nothing_at_all() {
     from_oscar.say(catalog_end(2)).await;
     acked(&mut from_oscar, 2).await;
     let far = "far.demo.svc.clusterset.local";
-    until("far is imported", async || resolve(&world.east, far).await == (0, 1)).await;
+    until("far is imported", async || {
+        resolve(&world.east, far).await == (0, 1)
+    })
+    .await;
     let mut exchange = conversation(&world.mallory, &world.east, &world.domain).await;
     until("mallory's empty catalog counts", async || {
         world.east.condition("mallory", "Synced").await == "Synced"
@@ -275,8 +331,15 @@ async fn offers_that_no_rule_allows_change_nothing_at_all() {
     let all = exchange.hear(|body| {
         if let Body::Verdict(verdict) = body {
             assert!(!verdict.accepted, "{verdict:?}");
-            assert_eq!(verdict.reasons, [u32::from(Reason::NotAllowed.code())], "{verdict:?}");
-            assert!(!verdict.message.contains("oscar"), "a third cluster is named: {verdict:?}");
+            assert_eq!(
+                verdict.reasons,
+                [u32::from(Reason::NotAllowed.code())],
+                "{verdict:?}"
+            );
+            assert!(
+                !verdict.message.contains("oscar"),
+                "a third cluster is named: {verdict:?}"
+            );
             verdicts += 1;
         }
         (verdicts == offered.len()).then_some(())
@@ -286,27 +349,38 @@ async fn offers_that_no_rule_allows_change_nothing_at_all() {
     assert_eq!(listed.as_array().map(Vec::len), Some(offered.len()), "{listed}");
     assert!(
         listed.as_array().unwrap().iter().all(|o| {
-            o["cluster"] == "mallory" && o["reason"] == "NotAllowed" && o["rule"].as_str().unwrap().contains("imports")
+            o["cluster"] == "mallory"
+                && o["reason"] == "NotAllowed"
+                && o["rule"].as_str().unwrap().contains("imports")
         }),
         "{listed}"
     );
     let after = (in_force(&world.east).await, answers(&world.east, &offered).await);
     assert_eq!(after, before, "something changed");
     // The rule that was shown lets in the one it is for, and nothing else.
-    world.east.edit("federation-mallory.yaml", "imports: []", "imports: [{namespace: demo, name: wanted}]");
+    world.east.edit(
+        "federation-mallory.yaml",
+        "imports: []",
+        "imports: [{namespace: demo, name: wanted}]",
+    );
     until("wanted is imported", async || {
         resolve(&world.east, "wanted.demo.svc.clusterset.local").await == (0, 1)
     })
     .await;
-    assert_eq!(resolve(&world.east, "kube-dns.kube-system.svc.clusterset.local").await, (3, 0));
+    assert_eq!(
+        resolve(&world.east, "kube-dns.kube-system.svc.clusterset.local").await,
+        (3, 0)
+    );
 }
 
 #[tokio::test]
 async fn a_catalog_over_the_limit_is_cut_there_and_what_was_accepted_stays() {
     let world = world("  limits: {servicesPerPeer: 10}\n").await;
-    world
-        .east
-        .edit("federation-mallory.yaml", "imports: []", "imports: [{namespace: demo, name: \"*\"}]");
+    world.east.edit(
+        "federation-mallory.yaml",
+        "imports: []",
+        "imports: [{namespace: demo, name: \"*\"}]",
+    );
     let mut exchange = conversation(&world.mallory, &world.east, &world.domain).await;
     for n in 0..30 {
         exchange.say(offer("demo", &format!("s{n:02}"), 80)).await;
@@ -326,8 +400,14 @@ async fn a_catalog_over_the_limit_is_cut_there_and_what_was_accepted_stays() {
         (of("demo/s0"), of("demo/s1"), of("demo/s2")) == (10, 0, 0)
     })
     .await;
-    assert_eq!(resolve(&world.east, "s00.demo.svc.clusterset.local").await, (0, 1));
-    assert_eq!(resolve(&world.east, "s29.demo.svc.clusterset.local").await, (3, 0));
+    assert_eq!(
+        resolve(&world.east, "s00.demo.svc.clusterset.local").await,
+        (0, 1)
+    );
+    assert_eq!(
+        resolve(&world.east, "s29.demo.svc.clusterset.local").await,
+        (3, 0)
+    );
 }
 
 #[tokio::test]
@@ -400,7 +480,10 @@ async fn words_that_break_the_protocol_end_the_conversation_and_nothing_else() {
         exchange.ended().await;
         // What the transport refuses never comes to be counted as words.
         if what != "a message over the bound" {
-            until("counted", async || world.east.figures().await.get(violations) > before).await;
+            until("counted", async || {
+                world.east.figures().await.get(violations) > before
+            })
+            .await;
         }
     }
     assert_eq!(
@@ -417,9 +500,11 @@ async fn words_that_break_the_protocol_end_the_conversation_and_nothing_else() {
 #[tokio::test]
 async fn objects_that_break_a_rule_are_nacked_one_by_one() {
     let world = world("").await;
-    world
-        .east
-        .edit("federation-mallory.yaml", "imports: []", "imports: [{namespace: \"*\", name: \"*\"}]");
+    world.east.edit(
+        "federation-mallory.yaml",
+        "imports: []",
+        "imports: [{namespace: \"*\", name: \"*\"}]",
+    );
     let mut exchange = conversation(&world.mallory, &world.east, &world.domain).await;
     let spoilt = |change: fn(&mut wire::Service)| {
         let Body::Upsert(mut service) = offer("demo", "bad", 80) else {
@@ -433,22 +518,34 @@ async fn objects_that_break_a_rule_are_nacked_one_by_one() {
         ("port 0", spoilt(|s| s.ports[0].port = 0)),
         ("no kind", spoilt(|s| s.kind = 0)),
         ("two ports alike", spoilt(|s| s.ports.push(s.ports[0].clone()))),
-        ("an address of three bytes", spoilt(|s| {
-            s.kind = wire::Kind::Headless.into();
-            s.members = vec![wire::Member {
-                id: "m".into(),
-                hostname: None,
-                ip: vec![1, 2, 3].into(),
-                ready: true,
-            }];
-        })),
-        ("a name that is none", spoilt(|s| s.service = Some(key("demo", "Bad/..")))),
-        ("a label that is none", spoilt(|s| {
-            s.labels.insert("a b".into(), "\n".into());
-        })),
-        ("metadata over the bound", spoilt(|s| {
-            s.annotations.insert("a".into(), "x".repeat(100 << 10));
-        })),
+        (
+            "an address of three bytes",
+            spoilt(|s| {
+                s.kind = wire::Kind::Headless.into();
+                s.members = vec![wire::Member {
+                    id: "m".into(),
+                    hostname: None,
+                    ip: vec![1, 2, 3].into(),
+                    ready: true,
+                }];
+            }),
+        ),
+        (
+            "a name that is none",
+            spoilt(|s| s.service = Some(key("demo", "Bad/.."))),
+        ),
+        (
+            "a label that is none",
+            spoilt(|s| {
+                s.labels.insert("a b".into(), "\n".into());
+            }),
+        ),
+        (
+            "metadata over the bound",
+            spoilt(|s| {
+                s.annotations.insert("a".into(), "x".repeat(100 << 10));
+            }),
+        ),
         ("a year 10000", spoilt(|s| s.created = i64::MAX)),
     ];
     for (what, body) in cases {
@@ -457,7 +554,9 @@ async fn objects_that_break_a_rule_are_nacked_one_by_one() {
             Body::Nack(nack) => Some(nack),
             _ => None,
         });
-        let nack = nack.await.unwrap_or_else(|| panic!("{what} ended the conversation"));
+        let nack = nack
+            .await
+            .unwrap_or_else(|| panic!("{what} ended the conversation"));
         let reason = u16::try_from(nack.reason).ok().and_then(Reason::from_code);
         assert!(
             matches!(reason, Some(Reason::Malformed | Reason::OverLimit)),
@@ -470,7 +569,10 @@ async fn objects_that_break_a_rule_are_nacked_one_by_one() {
         resolve(&world.east, "fine.demo.svc.clusterset.local").await == (0, 1)
     })
     .await;
-    assert_eq!(resolve(&world.east, "bad.demo.svc.clusterset.local").await, (3, 0));
+    assert_eq!(
+        resolve(&world.east, "bad.demo.svc.clusterset.local").await,
+        (3, 0)
+    );
 }
 
 #[tokio::test]
@@ -479,7 +581,9 @@ async fn a_bundle_update_needs_the_ca_that_is_held_and_never_goes_back() {
     let mut exchange = conversation(&world.mallory, &world.east, &world.domain).await;
     let say = async |exchange: &mut Exchange, bytes: Vec<u8>| {
         exchange
-            .say(Body::Bundle(wire::Bundle { envelope: bytes.into() }))
+            .say(Body::Bundle(wire::Bundle {
+                envelope: bytes.into(),
+            }))
             .await;
         let ack = exchange.hear(|body| match body {
             Body::BundleAck(ack) => Some(ack),
@@ -490,7 +594,10 @@ async fn a_bundle_update_needs_the_ca_that_is_held_and_never_goes_back() {
     };
     let first = envelope::seal(&world.mallory.cluster.ca).unwrap();
     assert_eq!(say(&mut exchange, first.clone()).await, None);
-    assert_eq!(say(&mut exchange, b"\x01garbage".to_vec()).await, Some(Reason::Malformed));
+    assert_eq!(
+        say(&mut exchange, b"\x01garbage".to_vec()).await,
+        Some(Reason::Malformed)
+    );
     let mut torn = first.clone();
     *torn.last_mut().unwrap() ^= 1;
     assert!(say(&mut exchange, torn).await.is_some(), "a broken signature");
@@ -522,7 +629,9 @@ async fn two_peers_whose_meshes_are_both_cluster_local_are_told_apart() {
     let line = world.data().await;
     served(&line, &good()).await;
     let secret = Header::new("mallory", "demo", "secret", 80);
-    world.refused(&line, "oscar's", &secret.encode(), Reason::Denied).await;
+    world
+        .refused(&line, "oscar's", &secret.encode(), Reason::Denied)
+        .await;
     let line = world.oscar.data(world.east.gateway(), &world.domain).await;
     served(&line, &Header::new("oscar", "demo", "secret", 80)).await;
 }

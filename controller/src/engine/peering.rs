@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use strait_federation_api::{
-    ClusterId, ServiceKey,
+    ClusterId, Reason, ServiceKey,
     control::GatewayRequest,
     exchange::{Config, Event, ExchangeStatus, Gateways, HeldCatalog, Limits, Refusal, Verdict},
     observation::LinkState,

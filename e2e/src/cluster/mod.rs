@@ -150,6 +150,8 @@ pub struct Cluster {
     addresses: Addresses,
     vips: String,
     process: Option<Process>,
+    /// Another program to run, with more environment.
+    instead: Option<(PathBuf, Vec<(String, String)>)>,
 }
 
 impl Cluster {
@@ -185,6 +187,7 @@ impl Cluster {
             addresses,
             vips: places::vips(),
             process: None,
+            instead: None,
         };
         fs::create_dir_all(cluster.manifests())?;
         cluster.settings(spec)?;
@@ -318,12 +321,24 @@ impl Cluster {
         self.ready().await
     }
 
+    /// Runs `binary` with these further variables from the next start on; `None` is the usual program again.
+    pub fn run_instead(&mut self, instead: Option<(PathBuf, Vec<(String, String)>)>) {
+        self.instead = instead;
+    }
+
     /// Starts `strait run` and does not wait.
     ///
     /// # Errors
     /// [`ClusterError`].
     pub fn spawn(&mut self, arguments: &[&str]) -> Result<()> {
-        let mut command = self.command();
+        let mut command = match &self.instead {
+            None => self.command(),
+            Some((binary, variables)) => {
+                let mut command = Command::new(binary);
+                command.envs(variables.iter().map(|(name, value)| (name, value)));
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(self.manifests());
         command.arg("--state").arg(self.state());
         command.args(["--grace", GRACE]).args(arguments);

@@ -1,6 +1,4 @@
-//! One cluster as a real process, as the security and joining tests drive it: manifests, commands, figures, log.
-//!
-//! Every node has a loopback address of its own, so that ports are fixed and never collide.
+//! A cluster of the harness as the security and joining tests drive it: edits, conditions, figures before and after, all its logs.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(
     clippy::unwrap_used,
@@ -11,39 +9,28 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Output,
-    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
 use serde_json::Value;
 use strait_e2e::{
     client::{self, Dial},
+    cluster::Cluster,
     hostile::Hostile,
-    process::{Process, strait_binary},
 };
-use tokio::{
-    process::Command,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 /// Longest wait for anything; a slow machine takes longer, never another answer.
 pub const PATIENCE: Duration = Duration::from_secs(45);
 const POLL: Duration = Duration::from_millis(25);
 
-/// One cluster.
+/// One cluster of the harness, and the log of all its lives.
 pub struct Node {
     pub name: String,
-    /// Its own loopback address; its virtual addresses are in a network of the same number.
-    pub ip: Ipv4Addr,
-    pub process: Option<Process>,
-    /// The program, if not the usual one.
-    pub binary: Option<PathBuf>,
-    /// More environment for the process.
-    pub env: Vec<(String, String)>,
-    dir: tempfile::TempDir,
+    pub cluster: Cluster,
     /// Lines of processes that are gone.
     old_log: Vec<String>,
 }
@@ -55,19 +42,11 @@ pub struct Figures(pub BTreeMap<String, f64>);
 impl Node {
     /// Manifests for a cluster called `name` that can be dialled; not started.
     pub fn new(name: &str) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let [a, b] = u16::try_from(std::process::id() % 0x3000).unwrap().to_be_bytes();
         let node = Self {
             name: name.to_owned(),
-            ip: Ipv4Addr::new(127, 64 + a, b, n),
-            process: None,
-            binary: None,
-            env: Vec::new(),
-            dir: tempfile::tempdir().unwrap(),
+            cluster: Cluster::new(name).unwrap(),
             old_log: Vec::new(),
         };
-        fs::create_dir(node.manifests()).unwrap();
         node.write_cluster("");
         node
     }
@@ -87,49 +66,35 @@ impl Node {
 
     /// As [`Self::write_cluster`], advertising this list.
     pub fn write_cluster_at(&self, advertise: &str, more: &str) {
-        let [_, a, b, n] = self.ip.octets();
-        let text = format!(
-            "apiVersion: strait.dev/v1alpha1\nkind: Cluster\nmetadata: {{name: {}}}\nspec:\n  listen: {}\n  \
-             advertise: {advertise}\n  allowLoopback: true\n  vipRange: [127.{}.{b}.{}/28]\n  socks: {}\n  admin: {}\n  \
-             dns: {{listen: \"{}\"}}\n  workers: 1\n{more}",
-            self.name,
-            self.gateway(),
-            a + 64,
-            (n % 16) * 16,
-            self.socks(),
-            self.admin(),
-            self.dns(),
-        );
-        self.write("cluster.yaml", &text);
+        let spec = format!("  advertise: {advertise}\n  workers: 1\n{more}");
+        self.cluster.settings(&spec).unwrap();
     }
 
     pub fn gateway(&self) -> SocketAddr {
-        (self.ip, 7443).into()
+        self.cluster.addresses().gateway
     }
     pub fn socks(&self) -> SocketAddr {
-        (self.ip, 1080).into()
+        self.cluster.addresses().socks
     }
     pub fn admin(&self) -> SocketAddr {
-        (self.ip, 9090).into()
+        self.cluster.addresses().admin
     }
     pub fn dns(&self) -> SocketAddr {
-        (self.ip, 5353).into()
+        self.cluster.addresses().dns
     }
     pub fn manifests(&self) -> PathBuf {
-        self.dir.path().join("manifests")
+        self.cluster.manifests()
     }
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.cluster.state()
     }
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.cluster.dir()
     }
 
     /// Replaces a manifest in one step.
     pub fn write(&self, file: &str, text: &str) {
-        let next = self.dir.path().join("next");
-        fs::write(&next, text).unwrap();
-        fs::rename(next, self.manifests().join(file)).unwrap();
+        self.cluster.write(file, text).unwrap();
     }
     pub fn read(&self, file: &str) -> String {
         fs::read_to_string(self.manifests().join(file)).unwrap()
@@ -149,7 +114,7 @@ impl Node {
         self.trust_bundle(name, &peer.domain().to_string(), &peer.bundle(), addresses, rules);
     }
     pub fn trust_bundle(&self, name: &str, domain: &str, bundle: &str, addresses: &str, rules: &str) {
-        let file = self.dir.path().join(format!("{name}.json"));
+        let file = self.dir().join(format!("{name}.json"));
         let next = file.with_extension("next");
         fs::write(&next, bundle).unwrap();
         fs::rename(next, &file).unwrap();
@@ -188,35 +153,19 @@ impl Node {
 
     /// Starts the process and does not wait.
     pub fn launch(&mut self) {
-        let binary = self
-            .binary
-            .clone()
-            .unwrap_or_else(|| strait_binary().expect("the binary"));
-        let mut command = Command::new(binary);
-        command.arg("run").arg("--config").arg(self.manifests());
-        command.arg("--state").arg(self.state()).args(["--grace", "1"]);
-        command.envs(self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        self.process = Some(Process::spawn(&self.name, command).unwrap());
+        self.cluster.spawn(&[]).unwrap();
     }
 
     pub async fn ready(&mut self) {
-        let admin = self.admin();
-        let process = self.process.as_mut().expect("started");
-        process.wait_for_http(admin, "/readyz", PATIENCE).await.unwrap();
+        self.cluster.ready().await.unwrap();
     }
 
     /// `kill -9`.
     pub async fn kill(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.kill9().await;
-        self.old_log.extend(process.log());
-    }
-
-    /// Waits for an end that comes by itself.
-    pub async fn buried(&mut self) {
-        let mut process = self.process.take().expect("it ran");
-        process.wait(PATIENCE).await.unwrap();
-        self.old_log.extend(process.log());
+        self.cluster.process().unwrap().kill9().await;
+        self.old_log.extend(self.cluster.log());
+        // Gone already: only forgotten.
+        self.cluster.kill9().await.unwrap();
     }
 
     pub async fn restart(&mut self) {
@@ -227,7 +176,7 @@ impl Node {
     /// Every line written so far, also by processes that are gone.
     pub fn log(&self) -> Vec<String> {
         let mut lines = self.old_log.clone();
-        lines.extend(self.process.iter().flat_map(Process::log));
+        lines.extend(self.cluster.log());
         lines
     }
     /// Lines that hold every one of `words`.
@@ -239,13 +188,7 @@ impl Node {
 
     /// A command against this node.
     pub async fn strait(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(strait_binary().expect("the binary"));
-        command
-            .args(args)
-            .arg("--state")
-            .arg(self.state())
-            .kill_on_drop(true);
-        command.output().await.unwrap()
+        self.cluster.strait(args).await.unwrap()
     }
     /// As [`Self::strait`], which must succeed; gives what it printed.
     pub async fn ok(&self, args: &[&str]) -> String {
@@ -269,10 +212,8 @@ impl Node {
     }
     /// Its trust domain and bundle.
     pub async fn bundle(&self) -> (String, String) {
-        let json = self.ok(&["bundle", "--raw"]).await;
-        let dump = self.dump().await;
-        let domain = dump["status"]["controller"]["trustDomain"].as_str();
-        (domain.expect("a trust domain").to_owned(), json)
+        let trust = self.cluster.bundle().await.unwrap();
+        (trust.domain, trust.bundle)
     }
 
     pub async fn http(&self, path: &str) -> (u16, String) {
