@@ -111,7 +111,7 @@ impl Node {
 
     /// Writes a Federation with static trust in `peer`, `rules` being its exports and imports.
     pub fn trust_statically(&self, peer: &Hostile, name: &str, addresses: &str, rules: &str) {
-        self.trust_bundle(name, &peer.domain().to_string(), &peer.bundle(), addresses, rules);
+        self.trust_bundle(name, peer.domain().as_str(), &peer.bundle(), addresses, rules);
     }
     pub fn trust_bundle(&self, name: &str, domain: &str, bundle: &str, addresses: &str, rules: &str) {
         let file = self.dir().join(format!("{name}.json"));
