@@ -109,6 +109,8 @@ pub(crate) struct Engine {
     pub(crate) out: Outlets,
     pub(crate) metrics: Metrics,
     pub(crate) carrier: Option<Carrier>,
+    /// Where numbers of our catalogs start.
+    pub(crate) numbers: crate::clock::SteadyMicros,
     pub(crate) tasks: u64,
 }
 

@@ -95,6 +95,7 @@ impl Engine {
             conditions: Conditions::default(),
             metrics: Metrics::default(),
             carrier: None,
+            numbers: clock::SteadyMicros::start(),
             tasks: 0,
         };
         engine.begin()?;

@@ -89,7 +89,7 @@ impl Engine {
             peer: peer.clone(),
             limits,
             allow_loopback: self.cluster.spec.allow_loopback,
-            first_number: clock::unix_micros(),
+            first_number: self.numbers.now(),
         };
         let sights = self
             .kept

@@ -177,11 +177,15 @@ fn connected((federation, record): &Active, peering: &Peering, settled: &Settled
         );
     }
     if control {
-        return says(
-            false,
-            Reason::NoTunnel,
-            "control is up, no data tunnel yet".into(),
-        );
+        // A peer that died is known by its data tunnels first: control is only missed when its idle limit ends.
+        return match &peering.link.last_error {
+            Some((reason, detail)) => says(false, *reason, format!("no data tunnel: {detail}")),
+            None => says(
+                false,
+                Reason::NoTunnel,
+                "the control connection stands, no data tunnel answers".into(),
+            ),
+        };
     }
     match &peering.link.last_error {
         Some((reason, detail)) => says(false, *reason, detail.clone()),

@@ -325,11 +325,17 @@ impl Rate {
         }
     }
 
-    /// Counts one message that was read.
-    pub(super) fn take(&mut self, limits: &Limits, now: std::time::Instant) {
+    /// Counts one message that was read. A `heavy` one, which costs its reader a signature check or a write to disk, counts as much as
+    /// a second of ordinary ones: a burst of them passes, then one a second.
+    pub(super) fn take(&mut self, limits: &Limits, heavy: bool, now: std::time::Instant) {
+        let cost = if heavy {
+            f64::from(limits.messages_per_second.max(1))
+        } else {
+            1.0
+        };
         let gained =
             now.saturating_duration_since(self.at).as_secs_f64() * f64::from(limits.messages_per_second);
-        self.tokens = (self.tokens + gained).min(f64::from(limits.message_burst)) - 1.0;
+        self.tokens = (self.tokens + gained).min(f64::from(limits.message_burst)) - cost;
         self.at = now.max(self.at);
     }
 
@@ -339,5 +345,31 @@ impl Rate {
             let wait = -self.tokens / f64::from(limits.messages_per_second.max(1));
             self.at + Duration::from_secs_f64(wait)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Limits, Rate};
+
+    #[test]
+    fn heavy_messages_are_soon_held_back_to_one_a_second() {
+        let (limits, start) = (Limits::default(), Instant::now());
+        let mut rate = Rate::new(&limits, start);
+        let burst = limits.message_burst / limits.messages_per_second;
+        (0..burst).for_each(|_| rate.take(&limits, true, start));
+        assert_eq!(
+            rate.ready_at(&limits),
+            None,
+            "a rotation of roots is never slowed"
+        );
+        rate.take(&limits, true, start);
+        let ready = rate.ready_at(&limits).map(|at| at - start);
+        assert!(
+            ready.is_some_and(|wait| wait > Duration::from_millis(900)),
+            "{ready:?}"
+        );
     }
 }

@@ -223,7 +223,11 @@ impl Exchange {
             return;
         };
         state.heard = now;
-        state.rate.take(&self.config.limits, now);
+        let heavy = matches!(
+            inbound,
+            Inbound::Message(Message::Bundle { .. } | Message::AddressesChanged(_) | Message::SyncRequest)
+        );
+        state.rate.take(&self.config.limits, heavy, now);
         let result = match inbound {
             Inbound::Message(Message::Hello(hello)) => return self.on_hello(*hello, now),
             Inbound::Unknown { critical: false } => return,
