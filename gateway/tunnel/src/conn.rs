@@ -59,6 +59,8 @@ pub(crate) struct Conn {
     pub(crate) born: Instant,
     pub(crate) remote: SocketAddr,
     pub(crate) proven: Proven,
+    /// Data: the receive window that it was given, bytes. Control: 0, it keeps the one of its handshake.
+    pub(crate) window: u32,
     identity: Option<Arc<OwnIdentity>>,
     quic: Guarded<quinn::Connection>,
     /// Data connections have one.
@@ -71,7 +73,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(id: u64, kind: TunnelKind, proven: Proven, origin: Origin) -> Arc<Self> {
+    pub(crate) fn new(id: u64, kind: TunnelKind, proven: Proven, origin: Origin, window: u32) -> Arc<Self> {
         let remote = canonical(origin.quic.remote_address());
         let guard = || Guarded::new(origin.quic.clone(), Arc::clone(&origin.health));
         let tunnel = (kind == TunnelKind::Data).then(|| {
@@ -94,6 +96,7 @@ impl Conn {
             quic: guard(),
             identity: origin.identity,
             proven,
+            window,
             tunnel,
             leave: watch::Sender::new(None),
             up: AtomicBool::new(false),

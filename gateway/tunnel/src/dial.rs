@@ -1,6 +1,6 @@
 //! Making connections to a peer.
 //!
-//! Owns name resolution, the order of attempts, and the proof of who answered. Decides not when to dial: the planner does. Called by a
+//! Owns which addresses are dialled, the order of attempts, and the proof of who answered. Decides not when to dial: the planner does. Called by a
 //! worker on its own runtime.
 
 use std::{
@@ -41,8 +41,6 @@ const SERVER_NAME: &str = "gateway.strait.invalid";
 const MAX_ADDRESSES: usize = 16;
 /// Addresses tried of one name.
 const MAX_PER_NAME: usize = 4;
-/// A resolver that takes longer is as good as none.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// One handshake: three round trips of the longest path, and two losses.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The next address is tried while the one before is still unanswered (RFC 8305 section 8 advises 250 ms).
@@ -204,20 +202,16 @@ impl Dialler {
                 .then(|| vec![SocketAddr::new(ip, address.port)])
                 .ok_or_else(|| not_allowed(&named));
         }
-        let lookup = tokio::net::lookup_host((&*address.host, address.port));
-        let found: Vec<_> = match timeout(RESOLVE_TIMEOUT, lookup).await {
-            Ok(Ok(found)) => found.collect(),
-            Ok(Err(error)) => return Err((Reason::NameNotResolved, format!("{named}: {error}"))),
-            Err(_) => {
-                return Err((
-                    Reason::NameNotResolved,
-                    format!("{named}: the resolver does not answer"),
-                ));
-            }
-        };
+        let found = self
+            .shared
+            .resolver
+            .addresses(&address.host)
+            .await
+            .map_err(|error| (Reason::NameNotResolved, format!("{named}: {error}")))?;
         let allowed: Vec<_> = found
             .into_iter()
-            .filter(|found| self.permit(found.ip()))
+            .filter(|found| self.permit(*found))
+            .map(|found| SocketAddr::new(found, address.port))
             .take(MAX_PER_NAME)
             .collect();
         if allowed.is_empty() {

@@ -4,11 +4,13 @@
 //! and the dialling of peers. Never decides what a stream is for: proxy opens and accepts streams, the controller reads control
 //! and join streams. Run by strait-gateway, one [`TunnelWorker`] a data worker.
 //!
-//! Layers, from the wire up: `socket`, `batch`, `steer`, `udp` (one socket) - `runtime`, `endpoint` (one endpoint) - `accept`, `dial`
-//! (handshakes) - `conn`, `data`, `control`, `join` (connections) - `plan`, `call`, `worker` (one worker) - `shared`, `hub` (all of them).
+//! Layers, from the wire up: `socket`, `batch`, `steer`, `udp` (one socket) - `runtime`, `endpoint` (one endpoint) - `accept`,
+//! `resolve`, `dial` (handshakes) - `conn`, `budget`, `data`, `control`, `join` (connections) - `plan`, `call`, `worker` (one worker) -
+//! `shared`, `hub` (all of them).
 
 mod accept;
 mod batch;
+mod budget;
 mod call;
 mod cid;
 mod codes;
@@ -33,6 +35,7 @@ mod phase;
 mod pipe;
 mod plan;
 mod registry;
+mod resolve;
 mod runtime;
 mod shared;
 mod slot;

@@ -23,6 +23,7 @@ use strait_federation_api::{
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
+    budget,
     config::{Links, TunnelConfig},
     conn::{Conn, Origin, Proven},
     counters::Counters,
@@ -30,14 +31,15 @@ use crate::{
     join::Sessions,
     limit::Limiter,
     registry::Tunnels,
+    resolve::Resolver,
     udp::WorkerSocket,
 };
 
-/// Connections one peer may have open to us, of each kind: 16 gateways with 4 workers, and their successors during a renewal.
-/// Control needs one; a second and third exist while two gateways race or renew.
-const fn max_accepted(kind: TunnelKind) -> usize {
+/// Connections that a peer may have with us, of each kind, before one more of it is refused. Control needs one; a second and third
+/// exist while two gateways race or renew.
+const fn max_live(kind: TunnelKind) -> usize {
     match kind {
-        TunnelKind::Data => 128,
+        TunnelKind::Data => budget::MAX_DATA,
         TunnelKind::Control => 16,
     }
 }
@@ -73,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) stage: watch::Sender<Stage>,
     pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) limiter: Mutex<Limiter>,
+    pub(crate) resolver: Arc<Resolver>,
     /// Handshakes that we accepted and that are under way.
     pub(crate) handshakes: AtomicU32,
     /// Join sessions under way.
@@ -103,6 +106,7 @@ impl Shared {
             stage: watch::Sender::new(Stage::Running),
             workers,
             limiter: Mutex::default(),
+            resolver: Arc::default(),
             handshakes: AtomicU32::new(0),
             joins: Sessions::default(),
             next_id: AtomicU64::new(1),
@@ -123,10 +127,11 @@ impl Shared {
         Arc::clone(&self.links.snapshots.borrow())
     }
 
-    /// Lists a connection that was admitted.
+    /// Lists a connection that was admitted, and opens the window of a data connection. What we dial is our own choice and is never
+    /// one too many.
     ///
     /// # Errors
-    /// [`Reason::TooManyConnections`] when the peer has opened too many.
+    /// [`Reason::TooManyConnections`] when the peer dialled and there are too many already.
     pub(crate) fn admit(
         &self,
         kind: TunnelKind,
@@ -134,14 +139,20 @@ impl Shared {
         origin: Origin,
     ) -> Result<Arc<Conn>, Reason> {
         let mut conns = self.conns.lock();
-        let same = |conn: &&Arc<Conn>| {
-            !conn.dialled && conn.kind == kind && conn.peer().cluster == proven.peer.cluster
-        };
-        if !origin.dialled && conns.values().filter(same).count() >= max_accepted(kind) {
+        let same = |conn: &&Arc<Conn>| conn.kind == kind && conn.peer().cluster == proven.peer.cluster;
+        let live = conns.values().filter(same).count();
+        if !origin.dialled && live >= max_live(kind) {
             return Err(Reason::TooManyConnections);
         }
+        let window = (kind == TunnelKind::Data).then(|| {
+            let held = conns.values().filter(same).map(|conn| u64::from(conn.window));
+            budget::window(live, held.sum())
+        });
+        if let Some(window) = window {
+            origin.quic.set_receive_window(quinn::VarInt::from_u32(window));
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let conn = Conn::new(id, kind, proven, origin);
+        let conn = Conn::new(id, kind, proven, origin, window.unwrap_or_default());
         conns.insert(id, Arc::clone(&conn));
         Ok(conn)
     }

@@ -9,9 +9,11 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 use crate::cid::{CidKey, WorkerCids};
 
 /// Flow-control window of one stream, bytes: 400 Mbit/s at 80 ms, above one connection's share of most links.
-const STREAM_RECEIVE_WINDOW: u32 = 4 << 20;
-/// Window of a connection, bytes: 16 full streams. More stalled readers than that need eviction, which is proxy's.
-const RECEIVE_WINDOW: u32 = 64 << 20;
+pub(crate) const STREAM_RECEIVE_WINDOW: u32 = 4 << 20;
+/// Window of a connection until it is admitted, bytes, and for good of control and join connections: 100 Mbit/s at 80 ms, far above
+/// what they carry. Data connections are given theirs at admission, see [`crate::budget`]: credit cannot be taken back, so what
+/// the handshake promises to anybody must be little.
+const RECEIVE_WINDOW: u32 = 1 << 20;
 /// Bidirectional streams a peer may open before its hello: quinn allocates all of them at once.
 pub(crate) const STREAMS_BEFORE_HELLO: u32 = 64;
 /// Bidirectional streams a peer may open after its hello. Memory grows with it whether used or not (about 100 bytes each until
