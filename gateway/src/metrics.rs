@@ -3,7 +3,7 @@
 //! Owns every metric of the data plane and the line a failed stream leaves. Labels are bounded: a service or peer that the snapshot does
 //! not know is `other`, whatever a peer may have asked for. Called on data workers: nothing here waits.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,9 +16,10 @@ use strait_federation_api::{ClusterId, Reason, ServiceKey, observation::Observat
 use strait_proxy::{Ended, FlowInfo, Recorder};
 use strait_tunnel::TunnelHub;
 
+mod lines;
 mod tunnels;
 
-use self::tunnels::TunnelFigures;
+use self::{lines::Lines, tunnels::TunnelFigures};
 use crate::{AccessLog, outbox::Outbox};
 
 /// Stands for every peer or service that the snapshot does not know.
@@ -75,6 +76,8 @@ struct Known {
 pub(crate) struct Metrics {
     known: ArcSwap<Known>,
     access_log: AccessLog,
+    /// Of failed streams. Held for a look-up, never while a line is written.
+    lines: Mutex<Lines>,
     outbox: Outbox,
     streams: Family<EndLabels, Counter>,
     active: Family<FlowLabels, Gauge>,
@@ -90,6 +93,7 @@ impl Metrics {
         Arc::new(Self {
             known: ArcSwap::default(),
             access_log,
+            lines: Mutex::default(),
             outbox,
             streams: Family::default(),
             active: Family::default(),
@@ -156,13 +160,17 @@ impl Metrics {
 
     fn log(&self, ended: &Ended) {
         let info = &ended.info;
-        let reason = ended.reason.map_or("Ok", Reason::name);
-        if ended.reason.is_none() && self.access_log == AccessLog::Failed {
-            return;
-        }
+        let left_out = match ended.reason {
+            None if self.access_log == AccessLog::Failed => return,
+            None => 0,
+            Some(reason) => match self.lines.lock().next(info.peer.as_ref(), reason, Instant::now()) {
+                Some(left_out) => left_out,
+                None => return,
+            },
+        };
         tracing::info!(
             target: "access",
-            reason,
+            reason = ended.reason.map_or("Ok", Reason::name),
             direction = info.direction.name(),
             peer = info.peer.as_ref().map(ClusterId::as_str),
             service = info.service.as_ref().map(tracing::field::display),
@@ -173,6 +181,7 @@ impl Metrics {
             duration_ms = millis(ended.duration),
             answered_ms = ended.answered_after.map(millis),
             detail = (!ended.detail.is_empty()).then_some(ended.detail.as_str()),
+            and_more = (left_out > 0).then_some(left_out),
             "stream ended"
         );
     }
