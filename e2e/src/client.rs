@@ -126,6 +126,25 @@ async fn socks(proxy: SocketAddr, host: &str, port: u16) -> Result<TcpStream, Fa
     Ok(stream)
 }
 
+/// The reply code of a SOCKS5 server to any request: `command` (1 is CONNECT), then `address` as it is on the wire (type, address,
+/// port).
+///
+/// # Errors
+/// [`Failure`]; `Socks` if already the greeting is refused.
+pub async fn socks_reply(proxy: SocketAddr, command: u8, address: &[u8]) -> Result<u8, Failure> {
+    let mut stream = TcpStream::connect(proxy).await?;
+    stream.write_all(&[5, 1, 0]).await?;
+    let mut choice = [0; 2];
+    stream.read_exact(&mut choice).await?;
+    if choice != [5, 0] {
+        return Err(Failure::Socks(choice[1]));
+    }
+    stream.write_all(&[&[5, command, 0], address].concat()).await?;
+    let mut reply = [0; 2];
+    stream.read_exact(&mut reply).await?;
+    Ok(reply[1])
+}
+
 /// An HTTP answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {

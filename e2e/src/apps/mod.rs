@@ -5,6 +5,7 @@
 
 pub mod bulk;
 pub mod http;
+pub mod witness;
 
 use std::{
     future::Future,

@@ -5,6 +5,7 @@
 
 mod manifests;
 mod places;
+mod star;
 
 use std::{
     fs, io,
@@ -22,6 +23,7 @@ use tokio::{
 };
 
 pub use manifests::{Service, greeter_service};
+pub use star::{Peer, PeerSpec, Star};
 
 use crate::{
     client::Dial,
@@ -561,6 +563,7 @@ impl Cluster {
                 .all(|c| manifests::is_imported_from(imports, service, c))
         };
         let imports = self.until("imports", &goal, complete).await?;
+        // Without clusters to wait for, the import may still be missing.
         manifests::vip(&imports, service).ok_or_else(|| answer(&self.id, &format!("{service} has no VIP")))
     }
 
@@ -577,6 +580,15 @@ impl Cluster {
             proxy: self.addresses.socks,
             host: host.to_owned(),
             port,
+        }
+    }
+}
+
+/// A failed test shows what its clusters said last.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.as_ref().filter(|_| std::thread::panicking()) {
+            eprintln!("--- {} ended the test with:\n{}", self.id, process.tail());
         }
     }
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::SockRef;
 use strait_federation_api::{ClusterId, Reason, ServiceKey};
 use tokio::{net::TcpStream, sync::Notify};
 
@@ -263,6 +264,8 @@ impl Drop for Flow {
     fn drop(&mut self) {
         let clean = self.up.view().done && self.down.view().done;
         let reason = if clean {
+            end_on_close(&self.tcp);
+            self.local.iter().for_each(end_on_close);
             None
         } else {
             reset_on_close(&self.tcp);
@@ -285,16 +288,23 @@ impl Drop for Flow {
 }
 
 /// Makes closing `tcp` send RST (RFC 9293 section 3.10.4, ABORT).
-pub(crate) fn reset_on_close(tcp: &TcpStream) {
+fn reset_on_close(tcp: &TcpStream) {
     // Fails only on a socket that is dead already.
     let _ = tcp.set_zero_linger();
 }
 
-/// A TCP connection that is reset when dropped, unless it is taken out. Guards a client between accept and the start of the copy.
+/// Makes closing `tcp` send FIN: both directions have ended well.
+fn end_on_close(tcp: &TcpStream) {
+    let _ = SockRef::from(tcp).set_linger(None);
+}
+
+/// A TCP connection that is reset when closed, unless it ended well. The socket itself knows that from its first moment: a process
+/// that is killed runs no destructor, and the system would close its sockets as if all had been said.
 pub(crate) struct ResetOnDrop(Option<TcpStream>);
 
 impl ResetOnDrop {
-    pub(crate) const fn new(tcp: TcpStream) -> Self {
+    pub(crate) fn new(tcp: TcpStream) -> Self {
+        reset_on_close(&tcp);
         Self(Some(tcp))
     }
 
@@ -306,13 +316,13 @@ impl ResetOnDrop {
         self.0.as_mut()
     }
 
+    /// For a [`Flow`], which closes it as it ended.
     pub(crate) const fn take(&mut self) -> Option<TcpStream> {
         self.0.take()
     }
-}
 
-impl Drop for ResetOnDrop {
-    fn drop(&mut self) {
-        self.0.iter().for_each(reset_on_close);
+    /// Closes it cleanly: all has been said.
+    pub(crate) fn end(&mut self) {
+        self.0.take().iter().for_each(end_on_close);
     }
 }

@@ -208,7 +208,7 @@ impl Outbound<'_> {
     async fn refuse(mut self, why: Failed) {
         let reply = socks::reply(socks::reply_code(why.reason));
         if self.say(&reply).await.is_ok() {
-            drop(self.tcp.take());
+            self.tcp.end();
         }
         self.fail(why);
     }
@@ -227,7 +227,7 @@ impl Outbound<'_> {
             Ok(connect) => Ok(connect),
             Err(error) => {
                 self.say(&socks::reply(error.reply())).await?;
-                drop(self.tcp.take());
+                self.tcp.end();
                 Err(refused(error))
             }
         }

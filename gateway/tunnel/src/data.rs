@@ -23,6 +23,7 @@ use crate::{
     failure,
     hello::{self, Frame, HEADER_LEN, Hello},
     liveness::{Liveness, Sight, Verdict},
+    plan::LOAD_STREAMS,
     runtime::Guarded,
     shared::{Listed, Shared, Stage},
     transport::STREAMS_AFTER_HELLO,
@@ -201,9 +202,15 @@ async fn accept_streams(
 async fn stay_alive(shared: &Shared, quic: &quinn::Connection, tunnel: &Tunnel) -> Reason {
     let mut live = Liveness::new(Instant::now());
     let mut window = SendWindow::new(Instant::now());
-    let mut stream_frames = 0;
+    let (mut stream_frames, mut was_loaded) = (0, false);
     loop {
         let now = Instant::now();
+        let loaded = tunnel.in_flight() >= LOAD_STREAMS;
+        if loaded && !was_loaded {
+            // The rest of this tunnel must last until another one is up.
+            shared.wake_planners();
+        }
+        was_loaded = loaded;
         let stats = quic.stats();
         let frames = stats.frame_tx.stream + stats.frame_rx.stream;
         let sight = Sight {

@@ -20,9 +20,10 @@ const COVER_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// version, a control plane that refuses). Without this it would be dialled ten times a second for ever.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Streams on each tunnel of a worker that call for another one: half of what a peer allows.
-const LOAD_STREAMS: u32 = 512;
-/// Tunnels one worker dials to one peer for load.
-const MAX_PER_WORKER: usize = 4;
+pub(crate) const LOAD_STREAMS: u32 = 512;
+/// Tunnels one worker dials to one peer for load: a single worker, too, can use all the streams that one peer may have open by
+/// default (10,000).
+const MAX_PER_WORKER: usize = 10;
 /// A spare tunnel without streams is let go at this age.
 const SPARE_AGE: Duration = Duration::from_secs(600);
 

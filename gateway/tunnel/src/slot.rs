@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{runtime::Guarded, tunnel::Tunnel};
 
-/// Counts one open that waits, also when its future is dropped.
+/// Counts one open or write that waits, also when its future is dropped.
 pub(crate) struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {

@@ -5,7 +5,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Instant,
 };
@@ -13,7 +13,12 @@ use std::{
 use bytes::Bytes;
 use strait_federation_api::Reason;
 
-use crate::{codes::varint, error::StreamError, runtime::Guarded, slot::StreamSlot};
+use crate::{
+    codes::varint,
+    error::StreamError,
+    runtime::Guarded,
+    slot::{StreamSlot, Waiting},
+};
 
 /// What a half says that is dropped without a word: its task was cancelled or panicked.
 const DROPPED: Reason = Reason::PeerReset;
@@ -23,8 +28,8 @@ const DROPPED: Reason = Reason::PeerReset;
 pub struct SendHalf {
     inner: Guarded<quinn::SendStream>,
     ended: bool,
-    /// Held for the stream's place in its tunnel.
-    _slot: Arc<StreamSlot>,
+    /// Its place in the tunnel.
+    slot: Arc<StreamSlot>,
 }
 
 impl SendHalf {
@@ -32,7 +37,7 @@ impl SendHalf {
         Self {
             inner: slot.guard(inner),
             ended: false,
-            _slot: slot,
+            slot,
         }
     }
 
@@ -51,7 +56,25 @@ impl SendHalf {
     /// As [`StreamError`]; a part may have been sent.
     pub async fn write_chunks(&mut self, chunks: &mut [Bytes]) -> Result<(), StreamError> {
         let inner = self.inner.get_mut().ok_or(StreamError::TunnelLost)?;
-        Ok(inner.write_all_chunks(chunks).await?)
+        let blocked = self.slot.tunnel().blocked_writers();
+        let mut write = pin!(inner.write_all_chunks(chunks));
+        let (mut waiting, mut stepped_back) = (None, false);
+        let written = std::future::poll_fn(|cx| {
+            // Quinn wakes all writers of a full connection at once, the last one blocked first, and the first to run takes all the
+            // room: two of many would take turns for ever while the others starve. Stepping back by chance shuffles them.
+            let others = blocked.load(Ordering::Relaxed) > 1;
+            stepped_back = waiting.is_some() && others && !stepped_back && rand::random();
+            if stepped_back {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let polled = write.as_mut().poll(cx);
+            if polled.is_pending() {
+                waiting.get_or_insert_with(|| Waiting::new(blocked));
+            }
+            polled
+        });
+        Ok(written.await?)
     }
 
     /// The clean end: the peer reads end-of-stream after all bytes. Does not wait for them to arrive.

@@ -59,6 +59,7 @@ pub struct Tunnel {
     rtt: AtomicU64,
     permits: Arc<Semaphore>,
     waiting: AtomicU32,
+    blocked_writers: AtomicU32,
     in_flight: AtomicU32,
     heard: Heard,
     /// Received packets at the last look, with the time of that look.
@@ -109,6 +110,7 @@ impl Tunnel {
             phase_now: AtomicU8::new(Phase::Opening as u8),
             permits: Arc::new(Semaphore::new(0)),
             waiting: AtomicU32::new(0),
+            blocked_writers: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             heard: Heard::new(now),
             seen: Mutex::new((0, now)),
@@ -176,6 +178,11 @@ impl Tunnel {
     #[must_use]
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Writers that wait for room in the connection or in their stream. Each counts itself.
+    pub(crate) const fn blocked_writers(&self) -> &AtomicU32 {
+        &self.blocked_writers
     }
 
     /// How long nothing was heard: never less than the truth.
