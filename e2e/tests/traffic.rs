@@ -1,4 +1,5 @@
 //! Bytes through two real gateways: whole, in order, with the ends that were meant; and nothing that was not asked for.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 use std::{
     io,
