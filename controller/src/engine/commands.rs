@@ -36,7 +36,12 @@ impl Engine {
                 token,
                 federation,
                 reply,
-            } => drop(reply.send(self.join(&token, federation))),
+            } => {
+                let begun = self.join(&token, federation);
+                // Whoever asked looks at the view next: it must not show how things stood before.
+                self.settle();
+                drop(reply.send(begun));
+            }
             Ask::SetMode {
                 federation,
                 drain,

@@ -142,6 +142,8 @@ impl Engine {
             activated: true,
         };
         self.replace_trust(trust).map_err(as_trust)?;
+        // What it said of our bundle before it was given the present one counts no more.
+        self.with(&cluster, |peering| peering.bundle_refused = None);
         self.metrics.joins.inc();
         tracing::info!(%federation, peer = %cluster, "joined");
         self.close_join(federation);
@@ -149,15 +151,16 @@ impl Engine {
         Ok(())
     }
 
-    /// The token of a completed join is erased; a stop before this is made good at the next start.
+    /// The token of a completed join is erased; a stop before this is made good at the next start. The file goes first: once the
+    /// record says that the join is over, nobody looks for it any more.
     pub(super) fn close_join(&mut self, federation: &FederationName) {
+        self.remove_token(federation);
         if let Err(error) = self
             .joins
             .note(federation, Reason::Trusted, "joined".into(), true)
         {
             self.failed("erase a used token", &error);
         }
-        self.remove_token(federation);
     }
 
     /// Removes the file that `strait join` wrote.

@@ -187,7 +187,7 @@ impl Engine {
         }
     }
 
-    fn with(&mut self, peer: &ClusterId, change: impl FnOnce(&mut Peering)) {
+    pub(super) fn with(&mut self, peer: &ClusterId, change: impl FnOnce(&mut Peering)) {
         if let Some(peering) = self.peerings.get_mut(peer) {
             change(peering);
         }

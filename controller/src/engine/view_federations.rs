@@ -101,6 +101,10 @@ impl Engine {
         if let Some((reason, why)) = self.troubles.get(&federation.name) {
             return Says::new("Trusted", false, *reason, why.as_str());
         }
+        if self.joins.pending(&federation.name).is_some() {
+            let text = "a new token is in use; until it is through, the trust held before stays";
+            return Says::new("Trusted", false, Reason::JoinPending, text);
+        }
         if let Some(refusal) = &peering.bundle_refused {
             return Says::new(
                 "Trusted",

@@ -366,6 +366,12 @@ impl Cluster {
         self.process.as_mut().ok_or(missing)
     }
 
+    /// Process id of what was started last, dead or alive.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// `kill -9`, and waits until it is gone.
     ///
     /// # Errors

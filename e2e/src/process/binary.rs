@@ -20,6 +20,17 @@ pub fn strait_binary() -> Result<PathBuf, String> {
     FOUND.get_or_init(find).clone()
 }
 
+/// `strait` with crash points: it kills itself at a durable step that its environment names. Always built; a name of its own
+/// keeps it apart from the real one.
+///
+/// # Errors
+/// In words: what failed.
+pub fn crash_binary() -> Result<PathBuf, String> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let find = || built("strait-crash", &["--features", "crash-points"]);
+    FOUND.get_or_init(find).clone()
+}
+
 fn find() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         let path = PathBuf::from(path);
@@ -29,9 +40,13 @@ fn find() -> Result<PathBuf, String> {
             Err(format!("{VARIABLE} names {}, which is no file", path.display()))
         };
     }
+    built("strait", &[])
+}
+
+fn built(name: &str, features: &[&str]) -> Result<PathBuf, String> {
     let profile = profile_dir().map_err(|e| format!("this program's own path is unknown: {e}"))?;
-    build(&profile)?;
-    let binary = profile.join("strait");
+    build(&profile, name, features)?;
+    let binary = profile.join(name);
     if binary.is_file() {
         Ok(binary)
     } else {
@@ -51,7 +66,7 @@ fn profile_dir() -> io::Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-fn build(profile_dir: &Path) -> Result<(), String> {
+fn build(profile_dir: &Path, name: &str, features: &[&str]) -> Result<(), String> {
     let profile = match profile_dir.file_name().and_then(|n| n.to_str()) {
         Some("debug") | None => "dev",
         Some(name) => name,
@@ -65,11 +80,12 @@ fn build(profile_dir: &Path) -> Result<(), String> {
         "--package",
         "strait-cli",
         "--bin",
-        "strait",
+        name,
         "--profile",
         profile,
     ]);
     command
+        .args(features)
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
     command.arg("--target-dir").arg(target);
@@ -79,6 +95,6 @@ fn build(profile_dir: &Path) -> Result<(), String> {
     if status.success() {
         Ok(())
     } else {
-        Err("cargo build of strait failed, see above".to_owned())
+        Err(format!("cargo build of {name} failed, see above"))
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub use binary::strait_binary;
+pub use binary::{crash_binary, strait_binary};
 
 /// Log lines kept of one process, at most; the oldest go first.
 const LINES_MAX: usize = 20_000;
