@@ -11,6 +11,7 @@ use strait_federation_api::{
     view::{InviteView, RotationView},
 };
 use strait_trust_bridge::JoinToken;
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::{Ask, Engine, RotateAction, ask::unknown_federation};
@@ -30,17 +31,21 @@ impl Engine {
                 federation,
                 ttl,
                 reply,
-            } => drop(reply.send(self.invite(&federation, ttl))),
-            Ask::Revoke { federation, reply } => drop(reply.send(self.revoke(&federation))),
+            } => {
+                let made = self.invite(&federation, ttl);
+                self.answer_settled(reply, made);
+            }
+            Ask::Revoke { federation, reply } => {
+                let revoked = self.revoke(&federation);
+                self.answer_settled(reply, revoked);
+            }
             Ask::Join {
                 token,
                 federation,
                 reply,
             } => {
                 let begun = self.join(&token, federation);
-                // Whoever asked looks at the view next: it must not show how things stood before.
-                self.settle();
-                drop(reply.send(begun));
+                self.answer_settled(reply, begun);
             }
             Ask::SetMode {
                 federation,
@@ -88,6 +93,13 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// Whoever asked looks at the view next: it must not show how things stood before.
+    fn answer_settled<T>(&mut self, reply: oneshot::Sender<T>, answer: T) {
+        self.settle();
+        // A person that is gone misses its answer.
+        drop(reply.send(answer));
     }
 
     fn invite(

@@ -86,7 +86,10 @@ async fn the_token_of_one_cluster_is_refused_to_another() {
     let token = east.handle().invite("west", None).await.unwrap().token;
     west.handle().join(token.clone(), Some("east")).await.unwrap();
     until("west is bound", || west.trusts("east")).await;
-    assert_eq!(east.view().invites[0].state, Reason::JoinPending);
+    until("east shows it", || {
+        east.view().invites[0].state == Reason::JoinPending
+    })
+    .await;
     north.handle().join(token.clone(), Some("east")).await.unwrap();
     until("north is refused", || {
         north.is("east", "Trusted", Reason::InviteBoundToOther)
