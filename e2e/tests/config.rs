@@ -71,12 +71,11 @@ async fn a_broken_file_keeps_the_last_good_state_and_says_so_until_it_is_mended(
         east.figures().await.get("strait_config_valid") == 0.0
     })
     .await;
-    let status = east.strait(&["status"]).await;
-    assert!(
-        !status.status.success() && told(&status).contains("ConfigInvalid"),
-        "{}",
-        told(&status)
-    );
+    until("status says so", async || {
+        let status = east.strait(&["status"]).await;
+        !status.status.success() && told(&status).contains("ConfigInvalid")
+    })
+    .await;
     let logged = east.lines_with(&["west.yaml"]);
     assert!(
         logged.iter().any(|line| line.contains("imprts")),
@@ -102,7 +101,10 @@ async fn a_broken_file_keeps_the_last_good_state_and_says_so_until_it_is_mended(
     })
     .await;
     until("the mended rule applies", async || greeted(&east).await.is_err()).await;
-    assert!(east.strait(&["status"]).await.status.success());
+    until("status is well again", async || {
+        east.strait(&["status"]).await.status.success()
+    })
+    .await;
 }
 
 #[tokio::test]
