@@ -17,7 +17,7 @@ use tokio::{
 const HOST: &str = "greeter.demo.svc.clusterset.local";
 /// Kills, each with its own seed. The model with every step of opening and many thousands of seeds is in the proxy's own tests; this
 /// is the proof that the real thing follows it.
-const ROUNDS: u64 = 36;
+const ROUNDS: u64 = 30;
 /// Requests around each kill.
 const REQUESTS: u64 = 40;
 /// The kill comes at a random moment of this: opening takes two round trips, and requests start all over it.

@@ -315,11 +315,23 @@ impl Drop for Process {
 /// # Errors
 /// If it is gone, or the system has no /proc.
 pub fn resident(pid: i32) -> io::Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// Of that, what is no page of a file: without code, so that builds of every profile compare.
+///
+/// # Errors
+/// If it is gone, or the system has no /proc.
+pub fn resident_anonymous(pid: i32) -> io::Result<u64> {
+    status_bytes(pid, "RssAnon:")
+}
+
+fn status_bytes(pid: i32, field: &str) -> io::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.map(|kib| kib * 1024)
-        .ok_or_else(|| io::Error::other("no VmRSS: the process has ended"))
+        .ok_or_else(|| io::Error::other(format!("no {field} the process has ended")))
 }
 
 /// A process with this id exists and is no zombie.
