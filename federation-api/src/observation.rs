@@ -177,6 +177,9 @@ pub struct TunnelStatus {
     pub silent_for: Duration,
     /// Takes no new streams.
     pub draining: bool,
+    /// It rests on a leaf of ours that was renewed since.
+    #[serde(default)]
+    pub outdated: bool,
 }
 
 /// One VIP listener.

@@ -2,7 +2,7 @@
 //!
 //! Owns what each does and answers. Called by the engine.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use strait_federation_api::{
     Reason,
@@ -283,18 +283,13 @@ impl Engine {
 
     /// Takes the step of a rotation that is due.
     pub(super) fn advance_rotation(&mut self) -> bool {
-        let ages = self.carrier.as_ref().map(|carrier| {
-            carrier
-                .gateway
-                .borrow()
-                .tunnels
-                .iter()
-                .map(|tunnel| tunnel.age)
-                .collect::<Vec<Duration>>()
+        let outdated = self.carrier.as_ref().map(|carrier| {
+            let status = carrier.gateway.borrow();
+            status.tunnels.iter().filter(|tunnel| tunnel.outdated).count()
         });
         let facts = RotationFacts {
             peers: self.peer_domains(),
-            connection_ages: ages,
+            outdated_connections: outdated,
             ack_grace: self.timing.ack_grace,
         };
         match self.authority.advance(&facts, clock::unix_time()) {

@@ -35,8 +35,6 @@ pub(crate) struct Authority {
     store: Arc<TrustStore>,
     generation: watch::Sender<u64>,
     sealed: Option<Sealed>,
-    /// When the present leaf came into use.
-    pub(super) issued: UnixTime,
 }
 
 /// A signed bundle and the chain it was signed with.
@@ -86,7 +84,6 @@ impl Authority {
             store,
             generation,
             sealed: None,
-            issued: now,
         };
         authority.issue(now)?;
         Ok(authority)
@@ -159,7 +156,6 @@ impl Authority {
             .ca
             .issue(&self.config.instance, &request, self.config.leaf_ttl, now)?;
         self.store.set_identity(OwnIdentity::new(&leaf, &key)?)?;
-        self.issued = now;
         self.announce();
         Ok(())
     }

@@ -14,13 +14,17 @@ use strait_trust_bridge::{
 use super::Authority;
 use crate::ControllerError;
 
+/// The gateway tells of its connections once a second, and `since` is in whole seconds: from then on, what it told is newer than the
+/// step.
+const TOLD_WITHIN_SECS: u64 = 3;
+
 /// What the outside knows of a rotation.
 #[derive(Debug, Clone)]
 pub(crate) struct RotationFacts {
     /// Peers that must acknowledge.
     pub(crate) peers: BTreeSet<TrustDomain>,
-    /// Ages of the live data and control connections; `None` while the gateway has not told.
-    pub(crate) connection_ages: Option<Vec<Duration>>,
+    /// Live data and control connections that rest on an earlier leaf; `None` while nobody can tell.
+    pub(crate) outdated_connections: Option<usize>,
     /// How long peers may take to acknowledge.
     pub(crate) ack_grace: Duration,
 }
@@ -63,7 +67,7 @@ impl Authority {
         let facts_now = Facts {
             peers: &facts.peers,
             old_leaves: self.old_leaves(),
-            old_tunnels: self.old_tunnels(facts.connection_ages.as_deref(), now),
+            old_tunnels: self.old_tunnels(facts.outdated_connections, now),
             ack_grace: facts.ack_grace,
         };
         if self.ca().rotation().due(&facts_now, now).is_none() {
@@ -145,11 +149,12 @@ impl Authority {
         )
     }
 
-    /// Connections older than the present leaf showed an earlier one. Not knowing counts as one.
-    fn old_tunnels(&self, ages: Option<&[Duration]>, now: UnixTime) -> usize {
-        let leaf_age = now.as_secs().saturating_sub(self.issued.as_secs());
-        ages.map_or(1, |ages| {
-            ages.iter().filter(|age| age.as_secs() > leaf_age).count()
-        })
+    /// Connections that rest on an earlier leaf. Not knowing counts as one, and so does what was told before the present root
+    /// began to issue.
+    fn old_tunnels(&self, outdated: Option<usize>, now: UnixTime) -> usize {
+        match self.ca().rotation().phase() {
+            Phase::Issuing { since } if now.as_secs() < since.saturating_add(TOLD_WITHIN_SECS) => 1,
+            _ => outdated.unwrap_or(1),
+        }
     }
 }

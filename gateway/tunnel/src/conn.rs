@@ -219,7 +219,7 @@ impl Conn {
     }
 
     /// As people see it.
-    pub(crate) fn status(&self, now: Instant) -> TunnelStatus {
+    pub(crate) fn status(&self, trust: &TrustStore, now: Instant) -> TunnelStatus {
         let stats = self.quic().map(quinn::Connection::stats);
         let path = stats.map(|stats| stats.path);
         TunnelStatus {
@@ -247,6 +247,7 @@ impl Conn {
                 .map(|tunnel| tunnel.silent_for(now))
                 .unwrap_or_default(),
             draining: self.state() == ConnState::Leaving,
+            outdated: self.is_outdated(trust),
         }
     }
 }

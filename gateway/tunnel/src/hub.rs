@@ -117,11 +117,11 @@ impl TunnelHub {
     /// Sockets and connections as people see them.
     #[must_use]
     pub fn status(&self) -> (Vec<SocketStatus>, Vec<TunnelStatus>) {
-        let now = Instant::now();
+        let (now, trust) = (Instant::now(), &self.shared.links.trust);
         let conns = self.shared.conns();
         (
             self.shared.sockets(),
-            conns.iter().map(|conn| conn.status(now)).collect(),
+            conns.iter().map(|conn| conn.status(trust, now)).collect(),
         )
     }
 
