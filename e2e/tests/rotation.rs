@@ -101,9 +101,11 @@ async fn a_planned_rotation_of_either_side_fails_no_request() {
     let outcomes = load.stop().await;
     assert!(outcomes.len() > 50, "{}", outcomes.len());
     let failed: Vec<_> = outcomes.iter().filter(|o| o.result.is_err()).collect();
+    let told = world.east.lines_with(&["access", "outbound", "demo/greeter"]);
     assert!(
         failed.is_empty(),
-        "{failed:?}\n{}\n{}",
+        "{failed:?}\n{}\n{}\n{}",
+        told.join("\n"),
         world.east.tail(),
         world.west.tail()
     );
